@@ -1,0 +1,1 @@
+"""StudyBuddy: lecture links and PDFs in, study material out, over GraphQL."""

@@ -1,0 +1,1 @@
+"""Who is asking: session tokens in, a `Viewer` out."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: the models, the engine, and the job ledger."""

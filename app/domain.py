@@ -1,0 +1,62 @@
+"""The words that every layer shares: states, stages and reasons.  No I/O, no imports of ours.
+
+The values are what the database stores; the GraphQL enums carry the names.
+"""
+
+from enum import StrEnum
+
+
+class LectureStatus(StrEnum):
+    """Where a lecture stands: pending -> downloading -> completed | failed."""
+
+    PENDING = "pending"
+    DOWNLOADING = "downloading"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class DocumentStatus(StrEnum):
+    """Where a document stands."""
+
+    UPLOADED = "uploaded"
+    FAILED = "failed"
+
+
+class DownloadStage(StrEnum):
+    """What the pipeline is doing while a lecture is DOWNLOADING."""
+
+    RESOLVING = "resolving"
+    FETCHING = "fetching"
+    EXTRACTING = "extracting"
+
+
+class LectureFailure(StrEnum):
+    """Why a lecture FAILED; stable for clients to switch on."""
+
+    LOGIN_REQUIRED = "login_required"
+    SOURCE_NOT_FOUND = "source_not_found"
+    NO_AUDIO = "no_audio"
+    BLOCKED_URL = "blocked_url"
+    TOO_LARGE = "too_large"
+    TRUNCATED = "truncated"
+    TIMEOUT = "timeout"
+    NETWORK = "network"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+class JobState(StrEnum):
+    """Where a ledger row stands; queued and running are the open ones."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobKind(StrEnum):
+    """Every kind of background work."""
+
+    DOWNLOAD_LECTURE = "download_lecture"
+    COUNT_PAGES = "count_pages"

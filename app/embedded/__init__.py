@@ -1,0 +1,1 @@
+"""PostgreSQL, Redis and a Panopto simulator for a bare machine."""

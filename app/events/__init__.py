@@ -1,0 +1,1 @@
+"""Wake-ups over Redis; the database stays the truth."""

@@ -1,0 +1,1 @@
+"""The edge: the GraphQL endpoint, file streaming, health, tokens, limits on bodies."""

@@ -1,0 +1,1 @@
+"""From a link to an audio file.  Writes no rows: services do."""

@@ -1,0 +1,143 @@
+"""The seams of the pipeline: what a downloader and an extractor promise each other.
+
+A further source (YouTube, Drive, …) is another `LectureDownloader`; a further codec path is
+another `AudioExtractor`.  Neither knows rows, jobs or GraphQL.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from app.domain import DownloadStage
+from app.storage.protocol import LocalFiles
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """Which recording a URL names, whatever its spelling.
+
+    ``session_id`` is the Panopto session GUID in lower case, or None where the URL does not tell
+    (a ``tid`` link, or no Panopto URL); ``canonical_url`` is then the identity.
+    """
+
+    canonical_url: str
+    session_id: str | None
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class LectureRequest:
+    """What a worker needs to fetch one lecture."""
+
+    lecture_id: UUID
+    panopto_url: str
+    session_id: str | None
+    stream_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the source that belongs to the recording: start and end in seconds."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedLecture:
+    """What the source says of the recording, before a byte of media is fetched.
+
+    ``duration_seconds`` is the edited recording's; None where the source tells nothing (a bare
+    stream URL).  ``session_id`` is known here even for a ``tid`` link.  ``media`` is the
+    downloader's own: where to fetch, in order of preference.
+    """
+
+    session_id: str | None
+    title: str | None
+    duration_seconds: float | None
+    media: tuple["MediaLocation", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLocation:
+    """One way to the recording's media.
+
+    ``kind`` is ``mp4`` (one file by HTTP) or ``hls`` (a playlist).  ``cookie_header`` goes to the
+    exact host of the URL alone.  ``segments`` (empty: all of it) cut a raw stream to the edit.
+    """
+
+    kind: str
+    url: str
+    segments: tuple[Segment, ...] = ()
+    cookie_header: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it is; ``total_bytes`` is None while the source has not told."""
+
+    stage: DownloadStage
+    downloaded_bytes: int = 0
+    total_bytes: int | None = None
+
+
+ReportProgress = Callable[[Progress], Awaitable[None]]
+"""Called as often as the caller likes; the receiver throttles.  Raises `LeaseLost` to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadedSource:
+    """The fetched media as an object of the scratch store.
+
+    ``duration_seconds`` is what the source (a playlist, DeliveryInfo) says the media's recording
+    lasts; None where nothing was said.  ``segments`` are still to be cut out of it.
+    """
+
+    key: str
+    size_bytes: int
+    duration_seconds: float | None
+    segments: tuple[Segment, ...] = ()
+
+
+class LectureDownloader(Protocol):
+    """From a link to media in the scratch store.  Raises `IngestFailed` or `NotReadyYet`."""
+
+    async def resolve(self, request: LectureRequest) -> ResolvedLecture:
+        """Ask the source what and where the recording is."""
+        ...
+
+    async def download(
+        self,
+        lecture: ResolvedLecture,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        """Fetch the media into ``{key_stem}.{extension}``; on an error nothing of it is left."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedAudio:
+    """An ``.m4a`` on disk: AAC, faststart; its duration is the audio track's own, in seconds."""
+
+    path: Path
+    size_bytes: int
+    duration_seconds: float
+
+
+class AudioExtractor(Protocol):
+    """From a media file to an ``.m4a``.  Raises `IngestFailed` with NO_AUDIO, TRUNCATED, …."""
+
+    async def extract(
+        self,
+        source: Path,
+        target: Path,
+        segments: tuple[Segment, ...] = (),
+        *,
+        timeout_seconds: float,
+    ) -> ExtractedAudio:
+        """Write the audio track to ``target``; on an error or cancellation nothing is left."""
+        ...

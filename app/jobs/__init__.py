@@ -1,0 +1,1 @@
+"""arq: worker, doorbell, tasks, sweeper.  The only place that imports arq."""

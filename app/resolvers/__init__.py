@@ -1,0 +1,1 @@
+"""Queries, mutations, subscriptions: decode, call a service, map.  No SQL, no try/except."""

@@ -1,0 +1,1 @@
+"""What StudyBuddy does.  Knows no strawberry, fastapi or arq."""

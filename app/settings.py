@@ -1,0 +1,207 @@
+"""One frozen object from the environment: units in the names, one line for a wrong value.
+
+Each field is the environment variable of the same name in upper case; the README's table and
+`.env.example` list them all.  What is only known by looking at several fields is a property.
+"""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import ConfigurationError
+
+_RATE = re.compile(r"^[1-9][0-9]*/(second|minute|hour|day)$")
+
+MIB = 1024 * 1024
+
+
+def _split(value: Any) -> Any:
+    """Turn ``"a, b"`` into ``("a", "b")``; leave anything but text alone."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+class Settings(BaseSettings):
+    """What the deployment chose.  Built by :func:`load_settings` alone."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data_dir: Path = Path(".data")
+    environment: Literal["development", "production"] = "development"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    database_url: str | None = None
+    redis_url: str | None = None
+
+    storage_url: str | None = None
+    s3_endpoint_url: str | None = None
+    s3_region: str | None = None
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: str | None = Field(default=None, repr=False)
+    s3_virtual_hosted: bool = False
+
+    auth_issuer: str | None = None
+    auth_jwks_url: str | None = None
+    auth_authorized_parties: Annotated[tuple[str, ...], NoDecode] = ()
+    admin_user_ids: Annotated[tuple[UUID, ...], NoDecode] = ()
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    graphiql: bool | None = None
+    introspection: bool | None = None
+    secret_key: str | None = Field(default=None, min_length=16, repr=False)
+    metrics_token: str | None = Field(default=None, repr=False)
+    socket_grace_seconds: float = Field(default=300, ge=0)
+
+    max_upload_bytes: int = Field(default=500 * MIB, gt=0)
+    max_source_bytes: int = Field(default=10 * 1024 * MIB, gt=0)
+    download_timeout_seconds: float = Field(default=7200, gt=0)
+    worker_concurrency: int = Field(default=5, ge=1, le=64)
+    fetch_allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    panopto_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    rate_limit_downloads: str | None = None
+    rate_limit_uploads: str | None = None
+    sweep_grace_seconds: float = Field(default=1800, ge=0)
+
+    @field_validator(
+        "auth_authorized_parties",
+        "admin_user_ids",
+        "allowed_origins",
+        "fetch_allowed_private_hosts",
+        "panopto_hosts",
+        mode="before",
+    )
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in {"postgresql", "postgresql+asyncpg"}:
+            raise ValueError("must start with postgresql:// or postgresql+asyncpg://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _storage(cls, value: str | None) -> str | None:
+        if not value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
+            return value
+        if parts.scheme == "s3" and parts.netloc:
+            return value
+        raise ValueError("must be file:///directory or s3://bucket/prefix")
+
+    @field_validator("auth_issuer", "auth_jwks_url", "s3_endpoint_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
+            raise ValueError("must be an http or https URL")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
+                raise ValueError("each must be an origin such as https://app.example.org")
+        return tuple(origin.rstrip("/").lower() for origin in value)
+
+    @field_validator("fetch_allowed_private_hosts")
+    @classmethod
+    def _host_and_port(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            host, _, port = entry.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError("each must be host:port")
+        return tuple(entry.lower() for entry in value)
+
+    @field_validator("panopto_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if "/" in entry or not urlsplit(f"//{entry}").hostname:
+                raise ValueError("each must be host or host:port")
+        return tuple(entry.lower() for entry in value)
+
+    @field_validator("rate_limit_downloads", "rate_limit_uploads")
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        if value and not _RATE.match(value):
+            raise ValueError("must be like 60/hour (second, minute, hour or day)")
+        return value
+
+    @model_validator(mode="after")
+    def _production_needs(self) -> "Settings":
+        if self.environment != "production":
+            return self
+        for name in ("database_url", "redis_url", "auth_issuer", "secret_key"):
+            if not getattr(self, name):
+                raise ValueError(f"{name.upper()} is required where ENVIRONMENT is production")
+        return self
+
+    @property
+    def production(self) -> bool:
+        """Whether this is a deployment that strangers reach."""
+        return self.environment == "production"
+
+    @property
+    def graphiql_enabled(self) -> bool:
+        """GRAPHIQL where given, else on in development alone."""
+        return not self.production if self.graphiql is None else self.graphiql
+
+    @property
+    def introspection_enabled(self) -> bool:
+        """INTROSPECTION where given, else on in development alone."""
+        return not self.production if self.introspection is None else self.introspection
+
+    @cached_property
+    def data_path(self) -> Path:
+        """DATA_DIR, absolute."""
+        return self.data_dir.expanduser().absolute()
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """STORAGE_URL, or the folder `storage` under DATA_DIR."""
+        return self.storage_url or (self.data_path / "storage").as_uri()
+
+    @property
+    def uses_development_issuer(self) -> bool:
+        """Whether tokens are signed by ourselves: in development, with no AUTH_ISSUER."""
+        return not self.production and self.auth_issuer is None
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment (overrides win) or raise `ConfigurationError` with one line."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        name = str(first["loc"][0]).upper() + ": " if first["loc"] else ""
+        raise ConfigurationError(f"{name}{reason}") from None

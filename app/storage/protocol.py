@@ -1,0 +1,107 @@
+"""What every object store promises, whatever lies behind it.
+
+Keys are logical (``audio/{id}.m4a``) and serve unchanged as S3 object keys; they are never paths.
+Every backend raises the same errors: `ObjectNotFound`, `InvalidKey`, `StorageFull`, and
+`StorageError` for anything else; none of their messages carries a path or a host.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from app.errors import InvalidKey
+
+_KEY = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
+_MAX_KEY_CHARACTERS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFileMeta:
+    """What was just stored: its key, its size, and the SHA-256 (hex) of its bytes."""
+
+    key: str
+    size_bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store says of an object that it has."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """An object opened for reading: the whole object's size, and the bytes asked for."""
+
+    size_bytes: int
+    modified_at: datetime
+    chunks: AsyncIterator[bytes]
+
+
+class ObjectStore(Protocol):
+    """Named byte objects.  Safe for concurrent use by any number of tasks."""
+
+    async def store_file(self, key: str, chunks: AsyncIterator[bytes]) -> StoredFileMeta:
+        """Store the stream under the key, replacing what is there, and return what was stored.
+
+        Atomic: the object is visible whole or not at all, and durable on return.  Where the
+        stream raises, that error passes through and nothing is left.  Memory stays flat.
+        """
+        ...
+
+    def open_file(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[OpenedFile]:
+        """Open the bytes ``start`` to ``end`` (exclusive; None is the object's end)."""
+        ...
+
+    async def stat_file(self, key: str) -> ObjectInfo:
+        """Return the object's size and time of last write."""
+        ...
+
+    async def get_file_url(self, key: str, expires_seconds: int) -> str | None:
+        """Return a presigned URL, or None where the backend has no such thing."""
+        ...
+
+    async def delete_file(self, key: str) -> None:
+        """Delete the object; deleting a missing one succeeds."""
+        ...
+
+    def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """Yield the objects whose key starts with the prefix, in no particular order."""
+        ...
+
+    async def check(self) -> None:
+        """Raise `StorageError` where the store cannot be used right now (for readiness)."""
+        ...
+
+    async def close(self) -> None:
+        """Release what is held."""
+        ...
+
+
+class LocalFiles(ObjectStore, Protocol):
+    """A store whose objects are files of this machine: where media tools need a path."""
+
+    def path_of(self, key: str) -> Path:
+        """Return where the object is or would be; its folder exists."""
+        ...
+
+    async def adopt_file(self, key: str, path: Path) -> StoredFileMeta:
+        """Make an existing file of the same file system the object, by rename, durably."""
+        ...
+
+
+def checked_key(key: str) -> str:
+    """Return the key, or raise `InvalidKey` where it could escape a folder or a bucket prefix."""
+    if len(key) > _MAX_KEY_CHARACTERS or not _KEY.fullmatch(key):
+        raise InvalidKey
+    return key
