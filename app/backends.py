@@ -1,0 +1,53 @@
+"""What the API and the worker both stand on, opened and closed in one place."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from arq.connections import ArqRedis
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from app.db.engine import make_engine, make_sessions
+from app.errors import ConfigurationError
+from app.events.wakeups import Wakeups
+from app.jobs.doorbell import ArqDoorbell, open_ring_queue
+from app.services.unit_of_work import Work
+from app.settings import Settings
+from app.storage.factory import open_scratch, open_storage
+from app.storage.protocol import LocalFiles, ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Open connections to everything outside this process."""
+
+    settings: Settings
+    engine: AsyncEngine
+    sessions: async_sessionmaker[AsyncSession]
+    storage: ObjectStore
+    scratch: LocalFiles
+    wakeups: Wakeups
+    ring_queue: ArqRedis
+    work: Work
+
+
+@asynccontextmanager
+async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
+    """Open the backends; on leaving, announce what has committed and close them in reverse."""
+    if settings.database_url is None or settings.redis_url is None:
+        raise ConfigurationError("DATABASE_URL and REDIS_URL: both must be known here")
+    async with AsyncExitStack() as stack:
+        engine = make_engine(settings.database_url)
+        stack.push_async_callback(engine.dispose)
+        storage = open_storage(settings)
+        stack.push_async_callback(storage.close)
+        scratch = open_scratch(settings, storage)
+        if scratch is not storage:
+            stack.push_async_callback(scratch.close)
+        wakeups = await stack.enter_async_context(Wakeups(settings.redis_url))
+        queue = open_ring_queue(settings.redis_url)
+        stack.push_async_callback(queue.aclose, close_connection_pool=True)
+        sessions = make_sessions(engine)
+        work = Work(sessions, ArqDoorbell(queue, wakeups), wakeups)
+        stack.push_async_callback(work.drain)
+        yield Backends(settings, engine, sessions, storage, scratch, wakeups, queue, work)

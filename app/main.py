@@ -1,0 +1,83 @@
+"""The API process, put together.  Its lifespan opens and closes everything, here and only here."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import UUID
+
+from fastapi import FastAPI
+from starlette.requests import Request
+
+from app.auth.issuer import ADMIN_SUBJECT, DEVELOPMENT_ISSUER
+from app.auth.links import LinkSigner, load_secret
+from app.auth.tokens import TokenVerifier
+from app.auth.viewer import Viewer, user_id
+from app.backends import open_backends
+from app.context import AppState, GraphQLContext
+from app.http.files import FileAccess, file_routes
+from app.http.graphiql import graphiql_routes, make_graphiql_page
+from app.http.graphql import GraphQLEndpoint
+from app.http.health import Dependencies, health_routes
+from app.http.security import install_middleware
+from app.observability import configure_logging
+from app.schema.root import schema
+from app.services.documents import get_file_grant
+from app.services.file_grants import FileGrant, Reader
+from app.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; nothing is opened before its lifespan starts."""
+    configure_logging(settings)
+    verifier = TokenVerifier.from_settings(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(verifier.close)
+            backends = await stack.enter_async_context(open_backends(settings))
+            app.state.studybuddy = AppState(settings, backends, LinkSigner(load_secret(settings)))
+            yield
+
+    app = FastAPI(title="StudyBuddy", lifespan=lifespan, openapi_url=None)
+
+    def context(viewer: Viewer, request_id: str) -> GraphQLContext:
+        return GraphQLContext(app.state.studybuddy, viewer, request_id)
+
+    page = make_graphiql_page(settings)
+    endpoint = GraphQLEndpoint(schema, settings, verifier, context, page)
+    app.router.add_route("/graphql", endpoint, methods=None)
+    app.router.add_websocket_route("/graphql", endpoint)
+    app.router.routes += graphiql_routes(settings)
+    app.router.routes += file_routes(_file_access)
+    app.router.routes += health_routes(_dependencies, settings)
+    install_middleware(app, settings, verifier)
+    return app
+
+
+def admin_ids(settings: Settings) -> frozenset[UUID]:
+    """Return the ids of all admins, the development issuer's own included."""
+    ids = frozenset(settings.admin_user_ids)
+    if settings.uses_development_issuer:
+        ids |= {user_id(DEVELOPMENT_ISSUER, ADMIN_SUBJECT)}
+    return ids
+
+
+def _state(request: Request) -> AppState:
+    state: AppState = request.app.state.studybuddy
+    return state
+
+
+def _file_access(request: Request) -> FileAccess:
+    state = _state(request)
+    admins = admin_ids(state.settings)
+
+    async def look_up(reader: Reader, document_id: UUID) -> FileGrant | None:
+        async with state.backends.sessions() as session:
+            return await get_file_grant(session, reader, document_id, admins)
+
+    return FileAccess(look_up, state.backends.storage, state.links)
+
+
+def _dependencies(request: Request) -> Dependencies:
+    backends = _state(request).backends
+    return Dependencies(backends.engine, backends.storage, backends.ring_queue)

@@ -1,0 +1,68 @@
+"""What every resolver is given, and the few things that they all do with it."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import UUID
+
+import strawberry
+from sqlalchemy import Select
+
+from app.context import GraphQLContext
+from app.db import models
+from app.errors import NotFound
+from app.schema.document_types import Document
+from app.schema.lecture_types import Lecture
+from app.schema.scalars import parse_uuid
+from app.services.documents import OwnDocument, get_document
+from app.services.lectures import get_lecture
+
+Info = strawberry.Info[GraphQLContext, None]
+Found = TypeVar("Found")
+
+__all__ = ["Info", "counter", "document_shape", "lecture_by_id", "parse_uuid", "require"]
+
+
+def counter(info: Info, query: Select[int]) -> Callable[[], Awaitable[int]]:
+    """Return a function that counts when it is called, in a session of its own."""
+
+    async def count() -> int:
+        async with info.context.app.backends.sessions() as session:
+            return await session.scalar(query) or 0
+
+    return count
+
+
+def document_shape(info: Info) -> Callable[[OwnDocument], Document]:
+    """Return the function that gives a document its public shape for this viewer."""
+    context = info.context
+
+    def sign(document_id: UUID, ttl_seconds: int) -> str:
+        expires_at = int(time.time()) + ttl_seconds
+        return context.app.links.sign(document_id, context.viewer.id, expires_at)
+
+    return lambda own: Document.from_model(own, sign)
+
+
+async def lecture_by_id(info: Info, lecture_id: UUID) -> models.Lecture | None:
+    """Return the lecture as the viewer may see it."""
+    async with info.context.app.backends.sessions() as session:
+        return await get_lecture(session, info.context.viewer, lecture_id)
+
+
+async def document_by_id(info: Info, document_id: UUID) -> OwnDocument | None:
+    """Return the document as the viewer may see it."""
+    async with info.context.app.backends.sessions() as session:
+        return await get_document(session, info.context.viewer, document_id)
+
+
+async def lecture_payload(info: Info, lecture_id: UUID) -> Lecture:
+    """Return the lecture of a mutation that has just committed."""
+    return Lecture.from_model(require(await lecture_by_id(info, lecture_id), "lecture", lecture_id))
+
+
+def require(found: Found | None, noun: str, item_id: UUID) -> Found:
+    """Return what was found, or raise `NotFound`."""
+    if found is None:
+        raise NotFound(noun, item_id)
+    return found

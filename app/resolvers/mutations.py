@@ -1,0 +1,106 @@
+"""Mutations: decode, call the service, read what it made.  Errors pass through to the error map."""
+
+import strawberry
+
+from app.resolvers.info import Info, document_by_id, document_shape, lecture_payload, require
+from app.schema.mutation_types import (
+    CancelLectureDownloadResult,
+    DeleteDocumentPayload,
+    DeleteDocumentResult,
+    DeleteLecturePayload,
+    DeleteLectureResult,
+    LecturePayload,
+    RequestLectureDownloadInput,
+    RequestLectureDownloadPayload,
+    RequestLectureDownloadResult,
+    RetryLectureDownloadResult,
+    UnlinkDocumentPayload,
+    UnlinkDocumentResult,
+    UnlinkLecturePayload,
+    UnlinkLectureResult,
+    UploadDocumentInput,
+    UploadDocumentPayload,
+    UploadDocumentResult,
+)
+from app.schema.scalars import parse_uuid
+from app.services import lecture_requests, removal, uploads
+
+
+async def request_lecture_download(
+    info: Info, input: RequestLectureDownloadInput
+) -> RequestLectureDownloadResult:
+    """Link the viewer to the recording, and queue it where it is new."""
+    app = info.context.app
+    request = lecture_requests.DownloadRequest(
+        input.course_id, input.panopto_url, input.stream_url, input.title
+    )
+    requested = await lecture_requests.request_download(
+        app.backends.work, info.context.viewer, request, app.settings.panopto_hosts
+    )
+    lecture = await lecture_payload(info, requested.lecture_id)
+    return RequestLectureDownloadPayload(lecture=lecture, created=requested.created)
+
+
+async def retry_lecture_download(info: Info, id: strawberry.ID) -> RetryLectureDownloadResult:
+    """Queue a FAILED lecture again."""
+    lecture_id = await lecture_requests.retry_download(
+        info.context.app.backends.work, info.context.viewer, parse_uuid(id)
+    )
+    return LecturePayload(lecture=await lecture_payload(info, lecture_id))
+
+
+async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectureDownloadResult:
+    """Stop a lecture that waits or is being downloaded."""
+    lecture_id = await lecture_requests.cancel_download(
+        info.context.app.backends.work, info.context.viewer, parse_uuid(id)
+    )
+    return LecturePayload(lecture=await lecture_payload(info, lecture_id))
+
+
+async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocumentResult:
+    """Take in one PDF while it arrives."""
+    backends = info.context.app.backends
+    uploaded = await uploads.upload_document(
+        backends.work, backends.storage, info.context.viewer, input.course_id, input.file
+    )
+    own = await document_by_id(info, uploaded.document_id)
+    document = document_shape(info)(require(own, "document", uploaded.document_id))
+    return UploadDocumentPayload(document=document, created=uploaded.created)
+
+
+async def unlink_lecture(info: Info, id: strawberry.ID) -> UnlinkLectureResult:
+    """Remove the viewer's own link."""
+    backends = info.context.app.backends
+    gone = await removal.unlink_lecture(
+        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+    )
+    lecture_id = strawberry.ID(str(gone.item_id))
+    return UnlinkLecturePayload(lecture_id=lecture_id, deleted=gone.deleted)
+
+
+async def unlink_document(info: Info, id: strawberry.ID) -> UnlinkDocumentResult:
+    """Remove the viewer's own link."""
+    backends = info.context.app.backends
+    gone = await removal.unlink_document(
+        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+    )
+    document_id = strawberry.ID(str(gone.item_id))
+    return UnlinkDocumentPayload(document_id=document_id, deleted=gone.deleted)
+
+
+async def delete_lecture(info: Info, id: strawberry.ID) -> DeleteLectureResult:
+    """Remove the lecture for all users at once."""
+    backends = info.context.app.backends
+    lecture_id = await removal.delete_lecture(
+        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+    )
+    return DeleteLecturePayload(lecture_id=strawberry.ID(str(lecture_id)))
+
+
+async def delete_document(info: Info, id: strawberry.ID) -> DeleteDocumentResult:
+    """Remove the document for all users at once."""
+    backends = info.context.app.backends
+    document_id = await removal.delete_document(
+        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+    )
+    return DeleteDocumentPayload(document_id=strawberry.ID(str(document_id)))

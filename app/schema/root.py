@@ -1,0 +1,121 @@
+"""The root types: the one place that joins shapes and resolvers."""
+
+import strawberry
+
+from app.resolvers import mutations, queries, subscriptions
+from app.schema.course_types import Course, Viewer
+from app.schema.document_types import Document
+from app.schema.error_types import ERROR_MAP
+from app.schema.lecture_types import Lecture
+from app.schema.limits import schema_config
+from app.schema.mutation_types import (
+    CancelLectureDownloadResult,
+    DeleteDocumentResult,
+    DeleteLectureResult,
+    RequestLectureDownloadResult,
+    RetryLectureDownloadResult,
+    UnlinkDocumentResult,
+    UnlinkLectureResult,
+    UploadDocumentResult,
+)
+from app.schema.shapes import Connection, Node
+
+
+@strawberry.type
+class Query:
+    """Reading."""
+
+    viewer: Viewer = strawberry.field(resolver=queries.viewer)
+    node: Node | None = strawberry.field(resolver=queries.node)
+    lecture: Lecture | None = strawberry.field(
+        resolver=queries.lecture,
+        description="Null unless the viewer is linked to it or an admin: a stranger's lecture and "
+        "a missing one look the same.",
+    )
+    lectures: Connection[Lecture] = strawberry.field(
+        resolver=queries.lectures, description="By when the viewer was linked, newest first."
+    )
+    document: Document | None = strawberry.field(resolver=queries.document)
+    documents: Connection[Document] = strawberry.field(
+        resolver=queries.documents, description="By when the viewer was linked, newest first."
+    )
+    course: Course | None = strawberry.field(resolver=queries.course)
+    courses: Connection[Course] = strawberry.field(
+        resolver=queries.courses, description="The catalogue, by code."
+    )
+    all_lectures: Connection[Lecture] = strawberry.field(
+        resolver=queries.all_lectures, description="Every lecture of every user; admins only."
+    )
+
+
+@strawberry.type
+class Mutation:
+    """Changing.  What has answered is durable."""
+
+    request_lecture_download: RequestLectureDownloadResult = strawberry.field(
+        resolver=mutations.request_lecture_download,
+        description="Links the viewer to the recording; new ones are queued. Idempotent per "
+        "(course, recording), under any spelling of the URL.",
+    )
+    retry_lecture_download: RetryLectureDownloadResult = strawberry.field(
+        resolver=mutations.retry_lecture_download,
+        description="Puts a FAILED lecture back to PENDING and queues it.",
+    )
+    cancel_lecture_download: CancelLectureDownloadResult = strawberry.field(
+        resolver=mutations.cancel_lecture_download,
+        description="Stops a PENDING or DOWNLOADING lecture: FAILED with failure CANCELLED, "
+        "nothing left on disk.",
+    )
+    upload_document: UploadDocumentResult = strawberry.field(
+        resolver=mutations.upload_document,
+        description="Takes in one PDF, by the GraphQL multipart request specification.",
+    )
+    unlink_lecture: UnlinkLectureResult = strawberry.field(
+        resolver=mutations.unlink_lecture,
+        description="Removes the viewer's link; the last one out removes lecture and files.",
+    )
+    unlink_document: UnlinkDocumentResult = strawberry.field(
+        resolver=mutations.unlink_document,
+        description="Removes the viewer's link; the last one out removes document and file.",
+    )
+    delete_lecture: DeleteLectureResult = strawberry.field(
+        resolver=mutations.delete_lecture, description="Admins only: for all users at once."
+    )
+    delete_document: DeleteDocumentResult = strawberry.field(
+        resolver=mutations.delete_document, description="Admins only: for all users at once."
+    )
+
+
+@strawberry.type
+class Subscription:
+    """Watching."""
+
+    lecture_status = strawberry.subscription(
+        resolver=subscriptions.lecture_status,
+        description="The lecture as it stands now, then at every change; ends once it is COMPLETED "
+        "or FAILED, or the viewer loses it.",
+    )
+    my_lectures = strawberry.subscription(
+        resolver=subscriptions.my_lectures,
+        description="Every change of every lecture that the viewer is linked to, from now on (no "
+        "snapshot: subscribe, then query); never ends by itself.",
+    )
+    my_documents = strawberry.subscription(
+        resolver=subscriptions.my_documents,
+        description="Likewise for documents: page counts, links gained and lost.",
+    )
+
+
+schema = strawberry.Schema(
+    Query,
+    Mutation,
+    Subscription,
+    types=[Lecture, Document, Course],
+    config=schema_config(),
+    exception_handlers=ERROR_MAP,
+)
+
+
+def sdl() -> str:
+    """Return the schema in GraphQL's schema definition language, ending in a newline."""
+    return schema.as_str().rstrip() + "\n"

@@ -1,0 +1,53 @@
+"""The course catalogue, and each user's own courses."""
+
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.viewer import Viewer
+from app.db.models import Course
+from app.services.keyset import CodeKey, Page, decode_code, make_page, page_size
+
+
+def visible_to(viewer: Viewer) -> ColumnElement[bool]:
+    """Return the condition under which a course may be shown: the catalogue's, or one's own."""
+    if viewer.is_admin:
+        return true()
+    return or_(Course.owner_id.is_(None), Course.owner_id == viewer.id)
+
+
+async def get_course(session: AsyncSession, viewer: Viewer, course_id: UUID) -> Course | None:
+    """Return the course, or None where there is none that the viewer may see."""
+    return await session.scalar(select(Course).where(Course.id == course_id, visible_to(viewer)))
+
+
+async def list_courses(
+    session: AsyncSession, viewer: Viewer, search: str | None, first: int | None, after: str | None
+) -> Page[Course]:
+    """Return a page of the catalogue by code; ``search`` looks into code, title and instructor."""
+    size, position = page_size(first), decode_code(after)
+    query = select(Course).where(_matching(viewer, search)).order_by(Course.code, Course.id)
+    if position is not None:
+        query = query.where(
+            or_(
+                Course.code > position.code,
+                and_(Course.code == position.code, Course.id > position.id),
+            )
+        )
+    rows = (await session.scalars(query.limit(size + 1))).all()
+    return make_page(rows, [CodeKey(row.code, row.id) for row in rows], size, after=after)
+
+
+def count_courses(viewer: Viewer, search: str | None) -> Select[int]:
+    """Return the query that counts the whole list."""
+    return select(func.count()).select_from(Course).where(_matching(viewer, search))
+
+
+def _matching(viewer: Viewer, search: str | None) -> ColumnElement[bool]:
+    words = (search or "").replace("\x00", "").split()
+    columns = (Course.code, Course.title, Course.instructor)
+    return and_(
+        visible_to(viewer),
+        *(or_(*(column.icontains(word, autoescape=True) for column in columns)) for word in words),
+    )

@@ -1,0 +1,239 @@
+"""Asking for a lecture's audio: request, retry, cancel.
+
+Each is one transaction that takes the lecture's row lock, so that requests, retries, cancels and
+unlinks of one lecture happen one after the other.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.viewer import Viewer
+from app.db import ledger
+from app.db.models import Lecture, LectureAlias, UserLecture
+from app.domain import JobKind, LectureFailure, LectureStatus
+from app.errors import Conflict, InvalidInput, NotFound
+from app.ingest.panopto import identify
+from app.ingest.protocols import SourceIdentity
+from app.services.lectures import linked, real_id
+from app.services.text import is_storable
+from app.services.unit_of_work import UnitOfWork, Work
+from app.services.users import ensure_user
+
+MAX_URL_CHARACTERS = 2048
+MAX_TITLE_CHARACTERS = 500
+RUNNING = (LectureStatus.PENDING, LectureStatus.DOWNLOADING)
+_DELETED_MEANWHILE_RETRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadRequest:
+    """What a student pasted."""
+
+    course_id: UUID
+    panopto_url: str
+    stream_url: str | None = None
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedLecture:
+    """The lecture that the viewer is now linked to; ``created`` where this request made it."""
+
+    lecture_id: UUID
+    created: bool
+
+
+async def request_download(
+    work: Work, viewer: Viewer, request: DownloadRequest, panopto_hosts: tuple[str, ...]
+) -> RequestedLecture:
+    """Link the viewer to the course's recording, making and queueing it where it is new.
+
+    Idempotent per (course, recording).  A FAILED lecture is queued again, with the new stream URL
+    in place of the old; anything else stays as it stands.
+    """
+    identity = identify(request.panopto_url, panopto_hosts)
+    values = _checked(request, identity)
+    async with work.begin() as unit:
+        await ensure_user(unit.session, viewer)
+        lecture, created = await _find_or_create(unit.session, request.course_id, identity, values)
+        await _link(unit.session, viewer, lecture.id)
+        if lecture.status is LectureStatus.FAILED:
+            lecture.stream_url = values["stream_url"] or lecture.stream_url
+            reset(lecture)
+        if created or lecture.status is LectureStatus.PENDING:
+            await enqueue(unit, lecture, viewer)
+        await unit.session.flush()
+        await unit.wake_lecture(lecture.id)
+        return RequestedLecture(lecture.id, created)
+
+
+async def retry_download(work: Work, viewer: Viewer, lecture_id: UUID) -> UUID:
+    """Put a FAILED lecture back to PENDING and queue it; `Conflict` in any other state."""
+    async with work.begin() as unit:
+        lecture = await lock_lecture(unit.session, viewer, lecture_id)
+        if lecture.status is not LectureStatus.FAILED:
+            raise Conflict("Only a lecture that has failed can be tried again.")
+        reset(lecture)
+        await ensure_user(unit.session, viewer)
+        await enqueue(unit, lecture, viewer)
+        await unit.session.flush()
+        await unit.wake_lecture(lecture.id)
+        return lecture.id
+
+
+async def cancel_download(work: Work, viewer: Viewer, lecture_id: UUID) -> UUID:
+    """Stop a PENDING or DOWNLOADING lecture: FAILED with CANCELLED; its worker is rung."""
+    async with work.begin() as unit:
+        lecture = await lock_lecture(unit.session, viewer, lecture_id)
+        if lecture.status not in RUNNING:
+            raise Conflict("Only a lecture that waits or is being downloaded can be cancelled.")
+        if not viewer.is_admin and await _others_linked(unit.session, viewer, lecture.id):
+            raise Conflict("Others use this lecture too: unlink it instead.")
+        await stop_job(unit, lecture.id)
+        mark_failed(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
+        await unit.session.flush()
+        await unit.wake_lecture(lecture.id)
+        return lecture.id
+
+
+async def lock_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> Lecture:
+    """Return the lecture, its row locked; `NotFound` unless the viewer is linked or an admin."""
+    query = select(Lecture).where(Lecture.id == real_id(lecture_id)).with_for_update()
+    if not viewer.is_admin:
+        query = query.where(linked(viewer))
+    lecture = await session.scalar(query)
+    if lecture is None:
+        raise NotFound("lecture", lecture_id)
+    return lecture
+
+
+async def enqueue(unit: UnitOfWork, lecture: Lecture, viewer: Viewer) -> None:
+    """Open the download job in this transaction, and ring after it."""
+    if await ledger.open_job(unit.session, JobKind.DOWNLOAD_LECTURE, lecture.id, viewer.id):
+        unit.ring()
+
+
+async def stop_job(unit: UnitOfWork, lecture_id: UUID) -> None:
+    """Close the lecture's open job and ring its holder."""
+    job_id = await ledger.close_job(unit.session, JobKind.DOWNLOAD_LECTURE, lecture_id)
+    if job_id is not None:
+        unit.wake("job", job_id)
+
+
+def reset(lecture: Lecture) -> None:
+    """Put the lecture back to PENDING, with nothing left of its failure."""
+    lecture.status = LectureStatus.PENDING
+    lecture.failure = lecture.error_message = lecture.next_attempt_at = None
+    lecture.started_at = None
+    clear_progress(lecture)
+
+
+def mark_failed(lecture: Lecture, failure: LectureFailure, message: str) -> None:
+    """End the lecture as FAILED, with the reason that clients switch on and the one they show."""
+    lecture.status = LectureStatus.FAILED
+    lecture.failure, lecture.error_message = failure, message
+    lecture.next_attempt_at = None
+    clear_progress(lecture)
+
+
+def clear_progress(lecture: Lecture) -> None:
+    """Forget the progress of the attempt that has ended."""
+    lecture.stage = lecture.total_bytes = None
+    lecture.downloaded_bytes = 0
+
+
+async def _find_or_create(
+    session: AsyncSession, course_id: UUID, identity: SourceIdentity, values: dict[str, str | None]
+) -> tuple[Lecture, bool]:
+    """Return the recording's lecture with its row locked, and whether it was made here.
+
+    An insert that conflicts waits for the other transaction, so the select after it sees the row;
+    unless that row was deleted in between, and then the insert is tried again.
+    """
+    for _ in range(_DELETED_MEANWHILE_RETRIES):
+        if identity.session_id is None:
+            known = await session.scalar(_by_identity(course_id, identity))
+            if known is not None:
+                return known, False
+        statement = insert(Lecture).values(course_id=course_id, **values)
+        made = statement.on_conflict_do_nothing().returning(Lecture)
+        lecture = await session.scalar(made)
+        if lecture is not None:
+            return lecture, True
+        known = await session.scalar(_by_identity(course_id, identity))
+        if known is not None:
+            return known, False
+    raise Conflict("The lecture is being deleted. Try again.")
+
+
+def _by_identity(course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:
+    if identity.session_id is not None:
+        same: ColumnElement[bool] = Lecture.panopto_session_id == identity.session_id
+    else:
+        merged = select(LectureAlias.lecture_id).where(
+            LectureAlias.course_id == course_id,
+            LectureAlias.canonical_url == identity.canonical_url,
+        )
+        same = or_(Lecture.canonical_url == identity.canonical_url, Lecture.id.in_(merged))
+    query = select(Lecture).where(and_(Lecture.course_id == course_id, same))
+    return query.order_by(Lecture.created_at).limit(1).with_for_update()
+
+
+async def _link(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> None:
+    link = insert(UserLecture).values(user_id=viewer.id, lecture_id=lecture_id)
+    await session.execute(link.on_conflict_do_nothing())
+
+
+async def _others_linked(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> bool:
+    others = exists().where(UserLecture.lecture_id == lecture_id, UserLecture.user_id != viewer.id)
+    return bool(await session.scalar(select(others)))
+
+
+def _checked(request: DownloadRequest, identity: SourceIdentity) -> dict[str, str | None]:
+    """Return the columns of a new lecture, or raise `InvalidInput`."""
+    return {
+        "panopto_session_id": identity.session_id,
+        "panopto_url": request.panopto_url.strip(),
+        "canonical_url": identity.canonical_url,
+        "stream_url": _checked_stream_url(request.stream_url),
+        "title": _checked_title(request.title),
+    }
+
+
+def _checked_stream_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    url = url.strip()
+    if not url:
+        raise InvalidInput.at("streamUrl", message="The stream URL is blank.")
+    if len(url) > MAX_URL_CHARACTERS:
+        message = f"The stream URL is longer than {MAX_URL_CHARACTERS} characters."
+        raise InvalidInput.at("streamUrl", message=message)
+    if not _is_http(url):
+        raise InvalidInput.at("streamUrl", message="The stream URL must be an http(s) URL.")
+    return url
+
+
+def _checked_title(title: str | None) -> str | None:
+    title = (title or "").strip() or None
+    if title is not None and len(title) > MAX_TITLE_CHARACTERS:
+        message = f"The title is longer than {MAX_TITLE_CHARACTERS} characters."
+        raise InvalidInput.at("title", message=message)
+    if title is not None and not is_storable(title):
+        raise InvalidInput.at("title", message="The title has characters that are not text.")
+    return title
+
+
+def _is_http(url: str) -> bool:
+    if not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -1,0 +1,148 @@
+"""Live status: wake-ups say that something may have changed, the database says what.
+
+A listener registers first and reads second, so that no change falls in between.  It also looks
+again after a while of silence, since a wake-up can be lost with the Redis that carries it.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.auth.viewer import Viewer
+from app.db.models import Document, Lecture, UserDocument, UserLecture
+from app.domain import LectureStatus
+from app.errors import NotFound
+from app.events.wakeups import Ring, Wakeups
+from app.services.documents import OwnDocument, get_document
+from app.services.lectures import get_lecture
+
+Sessions = async_sessionmaker[AsyncSession]
+Item = TypeVar("Item")
+Versions = dict[UUID, object]
+
+ENDED = (LectureStatus.COMPLETED, LectureStatus.FAILED)
+LOOK_AGAIN_SECONDS = 10.0
+LOOK_THROUGH_ALL_SECONDS = 30.0
+
+
+async def watch_lecture(
+    sessions: Sessions, wakeups: Wakeups, viewer: Viewer, lecture_id: UUID
+) -> AsyncGenerator[Lecture, None]:
+    """Yield the lecture as it stands, then its newest state after changes; revisions rise.
+
+    Ends once it is COMPLETED or FAILED, or the viewer loses it; `NotFound` where there is none to
+    begin with.  A lecture that is merged into another goes on as the survivor.
+    """
+    watched, revision = lecture_id, -1
+    while True:
+        with wakeups.listen(f"lecture:{watched}") as bell:
+            while True:
+                lecture = await _read(sessions, viewer, lecture_id)
+                if lecture is None and revision < 0:
+                    raise NotFound("lecture", lecture_id)
+                if lecture is None:
+                    return
+                if lecture.id != watched:
+                    watched = lecture.id
+                    break
+                if lecture.revision > revision:
+                    revision = lecture.revision
+                    yield lecture
+                if lecture.status in ENDED:
+                    return
+                await bell.wait(LOOK_AGAIN_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[Item]):
+    """An item of the viewer's that changed; None once the viewer has lost it."""
+
+    item_id: UUID
+    item: Item | None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed(Generic[Item]):
+    """What the viewer is linked to: each item's version, and how to read one."""
+
+    topic: str
+    versions: Callable[[AsyncSession, Viewer, Collection[UUID] | None], Awaitable[Versions]]
+    read: Callable[[AsyncSession, Viewer, UUID], Awaitable[Item | None]]
+
+
+async def follow(
+    sessions: Sessions, wakeups: Wakeups, viewer: Viewer, feed: Feed[Item]
+) -> AsyncGenerator[Change[Item], None]:
+    """Yield every change of what the viewer is linked to, from now on; never ends by itself."""
+    with wakeups.listen(f"user:{viewer.id}") as bell:
+        async with sessions() as session:
+            known = await feed.versions(session, viewer, None)
+        while True:
+            rung = _rung(await bell.wait(LOOK_THROUGH_ALL_SECONDS), feed.topic)
+            if rung is not None and not rung:
+                continue
+            async with sessions() as session:
+                current = await feed.versions(session, viewer, rung)
+                changed = _changed(known, current, rung)
+                changes = [Change(id_, await feed.read(session, viewer, id_)) for id_ in changed]
+            for change in changes:
+                _remember(known, current, change.item_id)
+                yield change
+
+
+def _rung(ring: Ring, topic: str) -> set[UUID] | None:
+    """Return the subjects to look at, or None for all of them."""
+    if ring.resync or not ring.subjects:
+        return None
+    return {subject_id for rung_topic, subject_id in ring.subjects if rung_topic == topic}
+
+
+def _changed(known: Versions, current: Versions, rung: set[UUID] | None) -> list[UUID]:
+    looked_at = known.keys() | current.keys() if rung is None else rung
+    return [id_ for id_ in looked_at if known.get(id_) != current.get(id_)]
+
+
+def _remember(known: Versions, current: Versions, item_id: UUID) -> None:
+    if item_id in current:
+        known[item_id] = current[item_id]
+    else:
+        del known[item_id]
+
+
+async def _read(sessions: Sessions, viewer: Viewer, lecture_id: UUID) -> Lecture | None:
+    async with sessions() as session:
+        return await get_lecture(session, viewer, lecture_id)
+
+
+async def _lecture_versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Lecture.id, Lecture.revision)
+        .join(UserLecture, UserLecture.lecture_id == Lecture.id)
+        .where(UserLecture.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Lecture.id.in_(ids))
+    return {row.id: row.revision for row in await session.execute(query)}
+
+
+async def _document_versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Document.id, Document.updated_at, UserDocument.filename)
+        .join(UserDocument, UserDocument.document_id == Document.id)
+        .where(UserDocument.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Document.id.in_(ids))
+    return {row.id: (row.updated_at, row.filename) for row in await session.execute(query)}
+
+
+LECTURES: Feed[Lecture] = Feed("lecture", _lecture_versions, get_lecture)
+DOCUMENTS: Feed[OwnDocument] = Feed("document", _document_versions, get_document)

@@ -1,0 +1,99 @@
+"""Two lectures that prove to be one recording become one, users and all.
+
+A ``tid`` link names its recording only once the source was asked, so a course can hold the same
+recording twice until then.
+"""
+
+from uuid import UUID
+
+from sqlalchemy import delete, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db.models import Lecture, LectureAlias, UserLecture
+from app.domain import LectureStatus
+from app.services.lecture_requests import stop_job
+from app.services.unit_of_work import UnitOfWork
+
+_PREFERENCE = (
+    LectureStatus.COMPLETED,
+    LectureStatus.DOWNLOADING,
+    LectureStatus.PENDING,
+    LectureStatus.FAILED,
+)
+
+
+async def settle_identity(unit: UnitOfWork, lecture_id: UUID, session_id: str) -> Lecture | None:
+    """Give the lecture its session, or merge it with the one that has it; return the survivor.
+
+    None where the lecture is gone.  Rows are locked in the order of their ids, so that two merges
+    cannot wait for each other; a request that takes the session in between makes it look again.
+    """
+    while True:
+        lectures = await _lock_both(unit.session, lecture_id, session_id)
+        mine = next((row for row in lectures if row.id == lecture_id), None)
+        if mine is None:
+            return None
+        if len(lectures) > 1:
+            survivor, loser = sorted(lectures, key=_rank)
+            await _merge(unit, survivor, loser)
+            return survivor
+        if await _take_session(unit.session, mine, session_id):
+            return mine
+
+
+async def _lock_both(session: AsyncSession, lecture_id: UUID, session_id: str) -> list[Lecture]:
+    course = select(Lecture.course_id).where(Lecture.id == lecture_id).scalar_subquery()
+    query = (
+        select(Lecture)
+        .where(
+            Lecture.course_id == course,
+            or_(Lecture.id == lecture_id, Lecture.panopto_session_id == session_id),
+        )
+        .order_by(Lecture.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(await session.scalars(query))
+
+
+async def _take_session(session: AsyncSession, lecture: Lecture, session_id: str) -> bool:
+    try:
+        async with session.begin_nested():
+            lecture.panopto_session_id = session_id
+            await session.flush()
+    except IntegrityError:
+        return False
+    return True
+
+
+def _rank(lecture: Lecture) -> tuple[int, object, UUID]:
+    return (_PREFERENCE.index(lecture.status), lecture.created_at, lecture.id)
+
+
+async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
+    """Move links and names to the survivor, stop the loser's work, and keep its id as an alias."""
+    session = unit.session
+    await unit.wake_lecture(loser.id)
+    session_id = survivor.panopto_session_id or loser.panopto_session_id
+    title = survivor.title or loser.title
+    alias = {
+        "id": loser.id,
+        "lecture_id": survivor.id,
+        "course_id": loser.course_id,
+        "canonical_url": loser.canonical_url,
+    }
+    links = select(UserLecture.user_id, literal(survivor.id), UserLecture.created_at).where(
+        UserLecture.lecture_id == loser.id
+    )
+    moved = insert(UserLecture).from_select(["user_id", "lecture_id", "created_at"], links)
+    await session.execute(moved.on_conflict_do_nothing())
+    repointed = update(LectureAlias).where(LectureAlias.lecture_id == loser.id)
+    await session.execute(repointed.values(lecture_id=survivor.id))
+    await stop_job(unit, loser.id)
+    await session.execute(delete(Lecture).where(Lecture.id == loser.id))
+    await session.execute(insert(LectureAlias).values(alias).on_conflict_do_nothing())
+    survivor.panopto_session_id, survivor.title = session_id, title
+    await session.flush()
+    await unit.wake_lecture(survivor.id)

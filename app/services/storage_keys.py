@@ -1,0 +1,24 @@
+"""Where objects lie: logical keys, the same on disk and in a bucket."""
+
+from uuid import UUID
+
+from app.db.ledger import Lease
+
+
+def audio_key(lecture_id: UUID) -> str:
+    """Return the key of a lecture's finished audio."""
+    return f"audio/{lecture_id}.m4a"
+
+
+def source_stem(lecture_id: UUID, attempt: int, lease: Lease) -> str:
+    """Return the stem of an attempt's temporary objects.
+
+    It carries the attempt and a part of its fencing token, so that a late clean-up cannot touch a
+    successor's files.
+    """
+    return f"audio/{lecture_id}_source.{attempt}.{lease.token.hex[:8]}"
+
+
+def document_key(document_id: UUID) -> str:
+    """Return the key of a document's PDF."""
+    return f"documents/{document_id}.pdf"

@@ -1,0 +1,139 @@
+"""Taking in PDFs: stored as they arrive, deduplicated by the database's own constraint."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.viewer import Viewer
+from app.db import ledger
+from app.db.models import Document, UserDocument
+from app.domain import JobKind
+from app.errors import Conflict, InvalidInput
+from app.services.incoming import IncomingFile
+from app.services.removal import delete_objects
+from app.services.storage_keys import document_key
+from app.services.text import is_storable
+from app.services.unit_of_work import UnitOfWork, Work
+from app.services.users import ensure_user
+from app.storage.protocol import ObjectStore, StoredFileMeta
+
+PDF = "application/pdf"
+MAX_FILENAME_CHARACTERS = 255
+_PDF_HEADER = b"%PDF-"
+_DELETED_MEANWHILE_RETRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedDocument:
+    """The document that the viewer is now linked to; ``created`` where these bytes were new."""
+
+    document_id: UUID
+    created: bool
+
+
+async def upload_document(
+    work: Work, storage: ObjectStore, viewer: Viewer, course_id: UUID, file: IncomingFile
+) -> UploadedDocument:
+    """Store the PDF and link the viewer to it; the same bytes in the course are kept once.
+
+    The object comes first and the row second, so a row never points at nothing.  A copy is deleted
+    again; after a failed transaction the object stays for the sweep, since a commit whose answer
+    was lost may have kept the row.
+    """
+    filename = _checked_filename(file)
+    document_id = uuid4()
+    stored = await storage.store_file(document_key(document_id), _pdf_only(file.chunks))
+    async with work.begin() as unit:
+        await ensure_user(unit.session, viewer)
+        values = {"id": document_id, "course_id": course_id, "filename": filename}
+        found_id, created = await _insert_or_find(unit.session, values, stored)
+        await _link(unit.session, viewer, found_id, filename)
+        if created:
+            await _count_pages(unit, found_id, viewer)
+        await unit.wake_document(found_id)
+    if not created:
+        await delete_objects(storage, [stored.key])
+    return UploadedDocument(found_id, created)
+
+
+async def _insert_or_find(
+    session: AsyncSession, values: dict[str, object], stored: StoredFileMeta
+) -> tuple[UUID, bool]:
+    """Insert the document, or lock the one that has these bytes; return its id and which it was.
+
+    A document that is deleted between the conflicting insert and the lock is no longer in the way,
+    and the insert is tried again.
+    """
+    row = values | {
+        "storage_key": stored.key,
+        "checksum": stored.checksum,
+        "size_bytes": stored.size_bytes,
+        "mime_type": PDF,
+    }
+    same = (Document.course_id == row["course_id"], Document.checksum == stored.checksum)
+    for _ in range(_DELETED_MEANWHILE_RETRIES):
+        made = insert(Document).values(row).on_conflict_do_nothing().returning(Document.id)
+        document_id = await session.scalar(made)
+        if document_id is not None:
+            return document_id, True
+        found = await session.scalar(select(Document.id).where(*same).with_for_update())
+        if found is not None:
+            return found, False
+    raise Conflict("The document is being deleted. Try again.")
+
+
+async def _link(session: AsyncSession, viewer: Viewer, document_id: UUID, filename: str) -> None:
+    link = insert(UserDocument).values(
+        user_id=viewer.id, document_id=document_id, filename=filename
+    )
+    renamed = link.on_conflict_do_update(
+        index_elements=["user_id", "document_id"], set_={"filename": filename}
+    )
+    await session.execute(renamed)
+
+
+async def _count_pages(unit: UnitOfWork, document_id: UUID, viewer: Viewer) -> None:
+    await ledger.open_job(unit.session, JobKind.COUNT_PAGES, document_id, viewer.id)
+    unit.ring()
+
+
+def _checked_filename(file: IncomingFile) -> str:
+    name = file.filename.strip()
+    if not name.lower().endswith(".pdf"):
+        raise InvalidInput.at("file", message="The file's name must end in .pdf.")
+    if len(name) > MAX_FILENAME_CHARACTERS:
+        message = f"The file's name is longer than {MAX_FILENAME_CHARACTERS} characters."
+        raise InvalidInput.at("file", message=message)
+    if not is_storable(name):
+        raise InvalidInput.at("file", message="The file's name has characters that are not text.")
+    if file.content_type.split(";")[0].strip().lower() != PDF:
+        raise InvalidInput.at("file", message="The file's type must be application/pdf.")
+    return name
+
+
+async def _pdf_only(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass the stream on, or raise `InvalidInput` where it does not start as a PDF does.
+
+    The header is that of ISO 32000-2, 7.5.2.
+    """
+    head = b""
+    async for chunk in chunks:
+        if len(head) >= len(_PDF_HEADER):
+            yield chunk
+            continue
+        head += chunk
+        if len(head) >= len(_PDF_HEADER):
+            _require_pdf(head)
+            yield head
+    _require_pdf(head)
+
+
+def _require_pdf(head: bytes) -> None:
+    if not head:
+        raise InvalidInput.at("file", message="The file is empty.")
+    if not head.startswith(_PDF_HEADER):
+        raise InvalidInput.at("file", message="The file is not a PDF.")

@@ -1,0 +1,13 @@
+"""Users: a row appears the first time that one is needed."""
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.viewer import Viewer
+from app.db.models import User
+
+
+async def ensure_user(session: AsyncSession, viewer: Viewer) -> None:
+    """Make the viewer's row unless it is there; any number may do so at once."""
+    values = {"id": viewer.id, "issuer": viewer.issuer, "subject": viewer.subject}
+    await session.execute(insert(User).values(values).on_conflict_do_nothing())

@@ -1,0 +1,66 @@
+"""The worker process: everything that it needs, opened; SIGTERM and SIGINT, heard."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from app.backends import Backends, open_backends
+from app.ingest.audio import PyAvAudioExtractor
+from app.ingest.downloader import PanoptoDownloader
+from app.ingest.pages import count_pages
+from app.ingest.pipeline import AudioPipeline
+from app.jobs.runner import JobHandler, JobRunner
+from app.jobs.tasks import lanes_of
+from app.jobs.worker import RingWorker
+from app.observability import configure_logging
+from app.services.downloads import LectureDownloads
+from app.services.page_counts import PageCounts
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+
+def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[JobHandler]:
+    """Return a handler for every kind of job."""
+    settings = backends.settings
+    pipeline = AudioPipeline(
+        downloader, PyAvAudioExtractor(), backends.scratch, settings.download_timeout_seconds
+    )
+    downloads = LectureDownloads(
+        backends.work,
+        backends.storage,
+        backends.scratch,
+        pipeline,
+        settings.download_timeout_seconds,
+    )
+    pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
+    return [downloads, pages]
+
+
+@asynccontextmanager
+async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
+    """Open a worker whose doorbell is answered; its runner is not started yet."""
+    async with AsyncExitStack() as stack:
+        backends = await stack.enter_async_context(open_backends(settings))
+        downloader = PanoptoDownloader.from_settings(settings)
+        stack.push_async_callback(downloader.close)
+        lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
+        runner = JobRunner(backends.sessions, backends.wakeups, lanes)
+        doorbell = RingWorker(backends.ring_queue, backends.wakeups, runner)
+        await stack.enter_async_context(doorbell.answering())
+        yield runner
+
+
+async def run_worker(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then hand back what is held."""
+    configure_logging(settings)
+    async with open_worker(settings) as runner:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, runner.stop)
+        log.info("worker_started", concurrency=settings.worker_concurrency)
+        await runner.run()
+        log.info("worker_stopped")
