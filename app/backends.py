@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db.engine import make_engine, make_sessions
@@ -27,7 +27,7 @@ class Backends:
     storage: ObjectStore
     scratch: LocalFiles
     wakeups: Wakeups
-    ring_queue: ArqRedis
+    redis: Redis
     work: Work
 
 

@@ -60,3 +60,4 @@ class JobKind(StrEnum):
 
     DOWNLOAD_LECTURE = "download_lecture"
     COUNT_PAGES = "count_pages"
+    SWEEP = "sweep"

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.routing import Route, WebSocketRoute
 
 from app.auth.issuer import ADMIN_SUBJECT, DEVELOPMENT_ISSUER
 from app.auth.links import LinkSigner, load_secret
@@ -45,8 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     page = make_graphiql_page(settings)
     endpoint = GraphQLEndpoint(schema, settings, verifier, context, page)
-    app.router.add_route("/graphql", endpoint, methods=None)
-    app.router.add_websocket_route("/graphql", endpoint)
+    app.router.routes += [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     app.router.routes += graphiql_routes(settings)
     app.router.routes += file_routes(_file_access)
     app.router.routes += health_routes(_dependencies, settings)
@@ -80,4 +80,4 @@ def _file_access(request: Request) -> FileAccess:
 
 def _dependencies(request: Request) -> Dependencies:
     backends = _state(request).backends
-    return Dependencies(backends.engine, backends.storage, backends.ring_queue)
+    return Dependencies(backends.engine, backends.storage, backends.redis)

@@ -12,12 +12,15 @@ from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pages import count_pages
 from app.ingest.pipeline import AudioPipeline
-from app.jobs.runner import JobHandler, JobRunner
+from app.jobs.doorbell import open_ring_queue
+from app.jobs.runner import DATABASE_TROUBLE, RECOVERY_SECONDS, JobHandler, JobRunner
 from app.jobs.tasks import lanes_of
 from app.jobs.worker import RingWorker
 from app.observability import configure_logging
 from app.services.downloads import LectureDownloads
 from app.services.page_counts import PageCounts
+from app.services.sweep import Sweep, plan_sweep
+from app.services.unit_of_work import Work
 from app.settings import Settings
 
 log = structlog.get_logger()
@@ -37,7 +40,8 @@ def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[Job
         settings.download_timeout_seconds,
     )
     pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
-    return [downloads, pages]
+    sweep = Sweep(backends.work, backends.storage, backends.scratch, settings.sweep_grace_seconds)
+    return [downloads, pages, sweep]
 
 
 @asynccontextmanager
@@ -49,9 +53,23 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
         stack.push_async_callback(downloader.close)
         lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
         runner = JobRunner(backends.sessions, backends.wakeups, lanes)
-        doorbell = RingWorker(backends.ring_queue, backends.wakeups, runner)
+        queue = open_ring_queue(settings.redis_url or "")
+        stack.push_async_callback(queue.aclose, close_connection_pool=True)
+        doorbell = RingWorker(queue, backends.wakeups, runner)
         await stack.enter_async_context(doorbell.answering())
+        planning = asyncio.create_task(_plan_sweep(backends.work))
+        stack.callback(planning.cancel)
         yield runner
+
+
+async def _plan_sweep(work: Work) -> None:
+    while True:
+        try:
+            await plan_sweep(work)
+            return
+        except DATABASE_TROUBLE:
+            log.warning("database_unreachable", exc_info=True)
+            await asyncio.sleep(RECOVERY_SECONDS)
 
 
 async def run_worker(settings: Settings) -> None:

@@ -36,6 +36,9 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 
+# A B-tree takes keys of up to 2,704 bytes; the course's id and the row's header are in them too.
+_INDEXABLE_URL = "octet_length(canonical_url) <= 2600"
+
 
 def _enum(kind: type[StrEnum], name: str) -> Enum:
     return Enum(kind, name=name, values_callable=lambda members: [m.value for m in members])
@@ -113,6 +116,19 @@ class Lecture(Base):
             unique=True,
             postgresql_where=text("panopto_session_id IS NULL"),
         ),
+        Index("idx_lectures_created_at", text("created_at DESC"), "id"),
+        CheckConstraint("panopto_session_id = lower(panopto_session_id)", name="session_id"),
+        CheckConstraint(
+            "char_length(panopto_url) <= 2048 AND char_length(stream_url) <= 2048", name="urls"
+        ),
+        CheckConstraint(_INDEXABLE_URL, name="canonical_url"),
+        CheckConstraint("(status = 'failed') = (failure IS NOT NULL)", name="failure"),
+        CheckConstraint(
+            "downloaded_bytes >= 0 AND total_bytes >= 0 AND duration_seconds >= 0 AND attempt >= 0",
+            name="counts",
+        ),
+        # Room in each page, so that a progress update finds its place beside the old version.
+        {"postgresql_with": {"fillfactor": 80}},
     )
 
     id: Mapped[UUID] = _id()
@@ -151,6 +167,8 @@ class LectureAlias(Base):
     __table_args__ = (
         Index("idx_lecture_aliases_lecture_id", "lecture_id"),
         UniqueConstraint("course_id", "canonical_url"),
+        CheckConstraint("id <> lecture_id", name="other"),
+        CheckConstraint(_INDEXABLE_URL, name="canonical_url"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -168,6 +186,8 @@ class Document(Base):
         UniqueConstraint("course_id", "checksum"),
         Index("idx_documents_course_id", "course_id"),
         Index("idx_documents_checksum", "checksum"),
+        CheckConstraint("checksum ~ '^[0-9a-f]{64}$'", name="checksum"),
+        CheckConstraint("size_bytes >= 0 AND page_count >= 0", name="counts"),
     )
 
     id: Mapped[UUID] = _id()
@@ -242,7 +262,10 @@ class Job(Base):
             postgresql_where=text("state IN ('queued', 'running')"),
         ),
         Index("idx_jobs_queued", "kind", "run_at", postgresql_where=text("state = 'queued'")),
-        Index("idx_jobs_running", "lease_until", postgresql_where=text("state = 'running'")),
+        # Not on lease_until: few rows run at once, and a heartbeat that changes an indexed column
+        # would write every index of the row anew.  For the same reason no heartbeat changes
+        # updated_at (its trigger ignores lease_until).
+        Index("idx_jobs_running", "kind", postgresql_where=text("state = 'running'")),
         Index(
             "idx_jobs_finished",
             "updated_at",
@@ -253,6 +276,8 @@ class Job(Base):
             " AND (lease_token IS NULL) = (lease_until IS NULL)",
             name="lease",
         ),
+        CheckConstraint("attempt >= 0 AND crashes >= 0", name="counts"),
+        {"postgresql_with": {"fillfactor": 70}},
     )
 
     id: Mapped[UUID] = _id()

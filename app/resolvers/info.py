@@ -6,31 +6,28 @@ from typing import TypeVar
 from uuid import UUID
 
 import strawberry
-from sqlalchemy import Select
 
 from app.context import GraphQLContext
 from app.db import models
 from app.errors import NotFound
 from app.schema.document_types import Document
 from app.schema.lecture_types import Lecture
-from app.schema.scalars import parse_uuid
 from app.services.documents import OwnDocument, get_document
 from app.services.lectures import get_lecture
+from app.services.ports import Session
 
 Info = strawberry.Info[GraphQLContext, None]
 Found = TypeVar("Found")
 
-__all__ = ["Info", "counter", "document_shape", "lecture_by_id", "parse_uuid", "require"]
 
-
-def counter(info: Info, query: Select[int]) -> Callable[[], Awaitable[int]]:
+def counter(info: Info, count: Callable[[Session], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
     """Return a function that counts when it is called, in a session of its own."""
 
-    async def count() -> int:
+    async def in_own_session() -> int:
         async with info.context.app.backends.sessions() as session:
-            return await session.scalar(query) or 0
+            return await count(session)
 
-    return count
+    return in_own_session
 
 
 def document_shape(info: Info) -> Callable[[OwnDocument], Document]:

@@ -45,7 +45,7 @@ async def lectures(
     asking = info.context.viewer
     async with info.context.app.backends.sessions() as session:
         page = await lecture_service.list_lectures(session, asking, course_id, status, first, after)
-    count = counter(info, lecture_service.count_lectures(asking, course_id, status))
+    count = counter(info, lambda s: lecture_service.count_lectures(s, asking, course_id, status))
     return make_connection(page, Lecture.from_model, count)
 
 
@@ -65,7 +65,7 @@ async def documents(
     asking = info.context.viewer
     async with info.context.app.backends.sessions() as session:
         page = await document_service.list_documents(session, asking, course_id, first, after)
-    count = counter(info, document_service.count_documents(asking, course_id))
+    count = counter(info, lambda s: document_service.count_documents(s, asking, course_id))
     return make_connection(page, document_shape(info), count)
 
 
@@ -84,7 +84,7 @@ async def courses(
     asking = info.context.viewer
     async with info.context.app.backends.sessions() as session:
         page = await course_service.list_courses(session, asking, search, first, after)
-    count = counter(info, course_service.count_courses(asking, search))
+    count = counter(info, lambda s: course_service.count_courses(s, asking, search))
     return make_connection(page, Course.from_model, count)
 
 
@@ -98,5 +98,5 @@ async def all_lectures(
     asking = info.context.viewer
     async with info.context.app.backends.sessions() as session:
         page = await lecture_service.list_all_lectures(session, asking, status, first, after)
-    count = counter(info, lecture_service.count_all_lectures(status))
+    count = counter(info, lambda s: lecture_service.count_all_lectures(s, status))
     return make_connection(page, Lecture.from_model, count)

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
@@ -39,9 +39,10 @@ async def list_courses(
     return make_page(rows, [CodeKey(row.code, row.id) for row in rows], size, after=after)
 
 
-def count_courses(viewer: Viewer, search: str | None) -> Select[int]:
-    """Return the query that counts the whole list."""
-    return select(func.count()).select_from(Course).where(_matching(viewer, search))
+async def count_courses(session: AsyncSession, viewer: Viewer, search: str | None) -> int:
+    """Count the whole list."""
+    query = select(func.count()).select_from(Course).where(_matching(viewer, search))
+    return await session.scalar(query) or 0
 
 
 def _matching(viewer: Viewer, search: str | None) -> ColumnElement[bool]:

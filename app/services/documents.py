@@ -98,9 +98,9 @@ async def list_documents(
     return make_page([OwnDocument(row[0], row[1]) for row in rows], keys, size, after=after)
 
 
-def count_documents(viewer: Viewer, course_id: UUID | None) -> Select[int]:
-    """Return the query that counts the viewer's whole list."""
+async def count_documents(session: AsyncSession, viewer: Viewer, course_id: UUID | None) -> int:
+    """Count the viewer's whole list."""
     query = select(func.count()).select_from(UserDocument).where(UserDocument.user_id == viewer.id)
-    if course_id is None:
-        return query
-    return query.join(Document).where(Document.course_id == course_id)
+    if course_id is not None:
+        query = query.join(Document).where(Document.course_id == course_id)
+    return await session.scalar(query) or 0

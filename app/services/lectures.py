@@ -65,13 +65,15 @@ async def list_lectures(
     return make_page([lecture for lecture, _ in rows], keys, size, after=after)
 
 
-def count_lectures(
-    viewer: Viewer, course_id: UUID | None, status: LectureStatus | None
-) -> Select[int]:
-    """Return the query that counts the viewer's whole list."""
+async def count_lectures(
+    session: AsyncSession, viewer: Viewer, course_id: UUID | None, status: LectureStatus | None
+) -> int:
+    """Count the viewer's whole list."""
     query = select(func.count()).select_from(UserLecture).where(UserLecture.user_id == viewer.id)
     filters = _filters(course_id, status)
-    return query.join(Lecture).where(*filters) if filters else query
+    if filters:
+        query = query.join(Lecture).where(*filters)
+    return await session.scalar(query) or 0
 
 
 async def list_all_lectures(
@@ -92,9 +94,10 @@ async def list_all_lectures(
     return make_page(rows, [TimeKey(row.created_at, row.id) for row in rows], size, after=after)
 
 
-def count_all_lectures(status: LectureStatus | None) -> Select[int]:
-    """Return the query that counts every user's lectures."""
-    return select(func.count()).select_from(Lecture).where(*_filters(None, status))
+async def count_all_lectures(session: AsyncSession, status: LectureStatus | None) -> int:
+    """Count every user's lectures."""
+    query = select(func.count()).select_from(Lecture).where(*_filters(None, status))
+    return await session.scalar(query) or 0
 
 
 def require_admin(viewer: Viewer) -> None:

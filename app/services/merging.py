@@ -78,6 +78,8 @@ async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
     await unit.wake_lecture(loser.id)
     session_id = survivor.panopto_session_id or loser.panopto_session_id
     title = survivor.title or loser.title
+    # Who watched the loser goes on with the survivor, and its revisions must go on rising.
+    revision = max(survivor.revision, loser.revision)
     alias = {
         "id": loser.id,
         "lecture_id": survivor.id,
@@ -95,5 +97,6 @@ async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
     await session.execute(delete(Lecture).where(Lecture.id == loser.id))
     await session.execute(insert(LectureAlias).values(alias).on_conflict_do_nothing())
     survivor.panopto_session_id, survivor.title = session_id, title
+    survivor.revision = revision
     await session.flush()
     await unit.wake_lecture(survivor.id)

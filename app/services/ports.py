@@ -3,7 +3,12 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from app.events.wakeups import Wakeup
+
+Session = AsyncSession
+"""A short transaction of its own, as resolvers pass it on without knowing it."""
 
 
 class Doorbell(Protocol):

@@ -1,0 +1,18 @@
+"""Waiting that a cancellation cannot cut short."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+
+async def ended(work: asyncio.Future[Any]) -> None:
+    """Wait until the work has ended, through any further cancellation; raise none of its errors.
+
+    For what runs on by itself (a thread, a killed process), so that nothing it uses is let go
+    under it.  Whoever calls this is on the way out already, with an error of its own to raise.
+    """
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()  # Read, so that it is not reported as forgotten.

@@ -1,0 +1,211 @@
+"""The `studybuddy` command.
+
+What a subcommand runs is imported when it runs, so that `--help` and `token` answer at once.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from app.embedded.process import stop
+from app.embedded.servers import EmbeddedServers, make_data_directory
+from app.errors import ConfigurationError
+from app.settings import Settings, load_settings
+from app.supervisor import Address, CannotRun, Child, Supervisor, free_address, run_command
+
+CONFIGURATION_EXIT = 2
+INTERRUPTED_EXIT = 130
+DEFAULT_TOKEN_SECONDS = 3600
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 (cannot run), or 2 (wrong setting)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options, load_settings()))
+    except ConfigurationError as error:
+        _complain(error.message)
+        return CONFIGURATION_EXIT
+    except CannotRun as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="studybuddy",
+        description="StudyBuddy's service. Settings are environment variables; see the README.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace, Settings], int], text: str
+    ) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=text, description=text)
+        subparser.set_defaults(command=command)
+        return subparser
+
+    add("run", _run, "The whole service: servers where none are set, migrations, API and worker.")
+    add("api", _api, "The API alone.")
+    add("worker", _worker, "A worker alone.")
+    add("migrate", _migrate, "Bring the database to the newest schema.")
+    token = add("token", _token, "Print a session token of the development issuer.")
+    token.add_argument("--user", required=True, metavar="NAME", help="`admin` is an admin")
+    token.add_argument("--ttl", type=_positive, default=DEFAULT_TOKEN_SECONDS, metavar="SECONDS")
+    add("schema", _schema, "Print the GraphQL schema.")
+    demo = add("demo", _demo, "Show the service at work, on a simulated Panopto.")
+    demo.add_argument("--exit", action="store_true", help="end after the checks")
+    return parser
+
+
+def _run(_: argparse.Namespace, settings: Settings) -> int:
+    address = free_address(settings.host, settings.port)
+    _exit_on_sigterm()
+    with EmbeddedServers(settings) as servers:
+        environment = _environment(servers.settings, address)
+        _migrate_in_child(environment)
+        Supervisor(
+            [Child("api", environment), Child("worker", environment)],
+            address,
+            announce=lambda: _say(f"StudyBuddy is ready at {address.url}/graphql"),
+            tend_servers=servers.revive,
+        ).run()
+    return 0
+
+
+def _api(_: argparse.Namespace, settings: Settings) -> int:
+    free_address(settings.host, settings.port)
+    _exit_on_sigterm()
+    from app.http.server import serve
+    from app.main import create_app
+
+    with EmbeddedServers(settings) as servers:
+        _migrate_own(servers)
+        asyncio.run(serve(create_app(servers.settings), servers.settings))
+    return 0
+
+
+def _worker(_: argparse.Namespace, settings: Settings) -> int:
+    from app.worker import run_worker
+
+    _exit_on_sigterm()
+    with EmbeddedServers(settings) as servers:
+        _migrate_own(servers)
+        asyncio.run(run_worker(servers.settings))
+    return 0
+
+
+def _migrate(_: argparse.Namespace, settings: Settings) -> int:
+    _exit_on_sigterm()
+    with EmbeddedServers(settings) as servers:
+        _upgrade(servers.settings)
+    return 0
+
+
+def _token(options: argparse.Namespace, settings: Settings) -> int:
+    from app.auth.issuer import DevelopmentIssuer
+
+    if not settings.uses_development_issuer:
+        raise ConfigurationError(
+            "AUTH_ISSUER: tokens come from it; the development issuer is off in production, "
+            "and wherever this is set"
+        )
+    make_data_directory(settings.data_path)
+    _say(DevelopmentIssuer.load(settings.data_path).issue(options.user, options.ttl))
+    return 0
+
+
+def _schema(_: argparse.Namespace, __: Settings) -> int:
+    from app.schema.root import sdl
+
+    sys.stdout.write(sdl())
+    return 0
+
+
+def _demo(options: argparse.Namespace, settings: Settings) -> int:
+    from app.embedded import demo
+
+    return demo.main(settings, exit_after=options.exit)
+
+
+def _environment(settings: Settings, address: Address) -> dict[str, str]:
+    """What a child must know that this process found out."""
+    return {
+        "DATABASE_URL": settings.database_url or "",
+        "REDIS_URL": settings.redis_url or "",
+        "PORT": str(address.port),
+    }
+
+
+def _migrate_in_child(environment: dict[str, str]) -> None:
+    """Migrate in a process that gives its memory back, unlike this one, which stays."""
+    process = run_command("migrate", environment)
+    try:
+        code = process.wait()
+    except BaseException:
+        stop(process, signal.SIGTERM, timeout_seconds=5)
+        raise
+    if code:
+        raise CannotRun("the database could not be migrated; the message above tells why", code)
+
+
+def _migrate_own(servers: EmbeddedServers) -> None:
+    """Migrate a database that nobody else could: the embedded one, where we started it."""
+    if servers.owns_database:
+        _upgrade(servers.settings)
+
+
+def _upgrade(settings: Settings) -> None:
+    from sqlalchemy.exc import DBAPIError
+
+    from app.db.migrations import upgrade
+
+    try:
+        asyncio.run(upgrade(settings.database_url or ""))
+    except OSError as error:
+        raise CannotRun(f"DATABASE_URL: no database answers ({error.strerror or error})") from error
+    except DBAPIError as error:
+        if error.statement is not None:  # a migration's own: its traceback is needed
+            raise
+        raise CannotRun(f"DATABASE_URL: the database refuses ({_last_words(error)})") from error
+
+
+def _last_words(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _exit_on_sigterm() -> None:
+    """End by an exception, so that what was started is stopped in order."""
+
+    def leave(_: int, __: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"studybuddy: {message}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

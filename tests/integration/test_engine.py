@@ -1,0 +1,153 @@
+"""The engine: every spelling of a URL, nothing that outlives a transaction, and lost servers."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from app.db import engine as engine_module
+from app.db.engine import make_engine
+from app.db.models import User
+from app.embedded.postgres import DATABASE, USER, EmbeddedPostgres
+from app.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "postgresql://{user}@/{database}?host={directory}",
+        "postgresql+asyncpg://{user}@/{database}?host={directory}",
+        "postgresql:///{database}?user={user}&host={quoted}&port=5432",
+        "postgresql://{user}@{quoted}/{database}",
+        "postgresql://{user}@/{database}?host={directory}&sslmode=disable&application_name=x",
+        "postgresql://{user}@/{database}?host={directory}&sslmode=require&channel_binding=require",
+        "postgresql+asyncpg://{user}@/{database}?host={directory}&ssl=prefer&connect_timeout=9",
+        "postgresql://{user}@/{database}?host={directory}&pgbouncer=true&connection_limit=1",
+        "postgresql://{user}@/{database}?host={directory}&prepared_statement_cache_size=20",
+    ],
+)
+async def test_takes_urls_as_people_have_them(postgres_server: EmbeddedPostgres, form: str) -> None:
+    directory = str(postgres_server.socket_directory)
+    url = form.format(
+        user=USER, database=DATABASE, directory=directory, quoted=quote(directory, safe="")
+    )
+    engine = make_engine(url, pool_size=1)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT current_database()")) == DATABASE
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("query", ["sslmode=on", "ssl=maybe", "prepared_statement_cache_size=-1"])
+def test_refuses_what_cannot_work(query: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL: ") as error:
+        make_engine(f"postgresql://user:secret@db.test/name?{query}")
+    assert "secret" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ("sslmode=verify-full", "verify-full"),
+        ("ssl=require", "require"),
+        ("ssl=true", "require"),
+        ("ssl=false", "disable"),
+        ("sslmode=require&ssl=false", "require"),
+    ],
+)
+def test_tls_is_asked_for_in_asyncpgs_words(given: str, mode: str) -> None:
+    dsn, _ = engine_module._dsn(f"postgresql://u@db.test/name?{given}")
+    assert dsn == f"postgresql://u@db.test/name?sslmode={mode}"
+
+
+def test_keeps_no_password_where_it_could_be_shown() -> None:
+    assert "secret" not in repr(make_engine("postgresql://user:secret@db.test/name"))
+
+
+async def _prepared_statements(url: str) -> int:
+    """Run statements of every sort and count those that stay behind on the server."""
+    engine = make_engine(url, pool_size=1)
+    insert = text("INSERT INTO users (issuer, subject) VALUES (:issuer, :subject)")
+    for number in range(3):
+        async with engine.begin() as connection:
+            rows = [{"issuer": f"i{number}", "subject": f"s{place}"} for place in range(2)]
+            await connection.execute(insert, rows)
+            await connection.execute(text("SELECT status, failure FROM lectures"))
+    async with engine.connect() as connection:
+        found = await connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
+    await engine.dispose()
+    return int(found or 0)
+
+
+async def test_leaves_no_prepared_statement_behind(database_url: str) -> None:
+    assert await _prepared_statements(database_url) == 0
+
+
+async def test_keeps_prepared_statements_where_asked_to(database_url: str) -> None:
+    assert await _prepared_statements(f"{database_url}&prepared_statement_cache_size=50") > 0
+
+
+async def test_a_lost_connection_is_replaced_at_checkout(
+    engine: AsyncEngine, postgres_server: EmbeddedPostgres
+) -> None:
+    async with engine.connect() as connection:
+        pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+    other = make_engine(postgres_server.url, pool_size=1)
+    async with other.connect() as connection:
+        terminated = text("SELECT pg_terminate_backend(:pid, 5000)")
+        assert await connection.scalar(terminated, {"pid": pid})
+    await other.dispose()
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
+async def test_survives_a_restart_of_the_server(server_directory: Path) -> None:
+    folder = server_directory / "restarted"
+    folder.mkdir()
+    server = EmbeddedPostgres(folder / "postgres", durable=False)
+    server.start()
+    engine = make_engine(server.url, pool_size=2)
+    async with engine.connect() as one, engine.connect() as two:
+        assert await one.scalar(text("SELECT 1")) == await two.scalar(text("SELECT 1"))
+    server.stop()
+    server.start()
+    async with engine.connect() as one, engine.connect() as two:
+        assert await one.scalar(text("SELECT 1")) == await two.scalar(text("SELECT 1"))
+    await engine.dispose()
+    server.stop()
+
+
+async def test_a_statement_that_hangs_is_given_up(database_url: str) -> None:
+    engine = make_engine(database_url, pool_size=1, command_timeout_seconds=0.05)
+    async with engine.connect() as connection:
+        with pytest.raises(TimeoutError):
+            await connection.execute(text("SELECT pg_sleep(60)"))
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await engine.dispose()
+
+
+async def test_opens_no_more_connections_than_the_pool_has(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "POOL_TIMEOUT_SECONDS", 0.05)
+    engine = make_engine(database_url, pool_size=1)
+    async with engine.connect() as held:
+        with pytest.raises(PoolTimeoutError):
+            await engine.connect()
+        assert await held.scalar(text("SELECT 1")) == 1
+    await engine.dispose()
+
+
+async def test_rows_stay_readable_after_the_commit(
+    sessions: async_sessionmaker[AsyncSession],
+) -> None:
+    async with sessions.begin() as session:
+        user = User(issuer="https://i.test", subject="s")
+        session.add(user)
+        assert await session.scalar(text("SELECT count(*) FROM users")) == 0
+        await session.flush()
+    assert user.subject == "s"
+    assert user.created_at.tzinfo is not None
