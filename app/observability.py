@@ -1,5 +1,6 @@
 """Structured logs without secrets, and the metrics that every part counts into."""
 
+import functools
 import logging
 import re
 import sys
@@ -60,8 +61,6 @@ _REDACTED = "[redacted]"
 _SECRET_NAMES = re.compile(
     r"authorization|cookie|token|secret|password|signature|api_?key|access_key", re.IGNORECASE
 )
-# Names that only look like secrets: they tell how many, or which kind.
-_HARMLESS_NAMES = frozenset({"token_kind", "known_keys"})
 # What names a route, not a file of this machine.
 _ROUTE_NAMES = frozenset({"path", "route"})
 _MIN_SECRET_CHARACTERS = 8
@@ -75,6 +74,8 @@ _SESSION = re.compile(r"(__session\s*[=:]\s*)[^\s;,'\"]+")
 _USERINFO = re.compile(r"(://)[^\s/@'\"]+@")
 _QUERY = re.compile(r"[?#][\w.~%+-]{1,64}=[^\s'\"<>)\]]*")
 # An absolute path of at least two parts that is no part of a URL; its last part may stay.
+# A traceback's line: the part that tells which module it was may stay.
+_FRAME = re.compile(r'(?<=File ")/[^"\n]*/(?=app/[^"\n]+\.py"|site-packages/)')
 _FILE_PATH = re.compile(r"(?<![\w:/.…-])/(?:[^\s/'\"<>:,;()\[\]]+/)+")
 
 
@@ -156,7 +157,8 @@ def _render_line(logger: WrappedLogger, method: str, event: EventDict) -> str:
 
 def redact(text: str, secrets: frozenset[str] = frozenset()) -> str:
     """Return the text without tokens, cookies, query strings, credentials and absolute paths."""
-    return _FILE_PATH.sub("…/", _redact_secrets(text, secrets))
+    clean = _redact_secrets(text, secrets)
+    return _FILE_PATH.sub("…/", _FRAME.sub("", clean)) if "/" in clean else clean
 
 
 def _known_secrets(settings: Settings) -> frozenset[str]:
@@ -172,7 +174,9 @@ def _redactor(secrets: frozenset[str]) -> Processor:
 
 
 def _redact_value(name: str, value: Any, secrets: frozenset[str]) -> Any:
-    if _SECRET_NAMES.search(name) and name not in _HARMLESS_NAMES:
+    if value is None or isinstance(value, bool | int | float) or name.startswith("_"):
+        return value
+    if _names_secret(name):
         return _REDACTED
     if isinstance(value, str):
         clean: Callable[[str, frozenset[str]], str]
@@ -182,9 +186,12 @@ def _redact_value(name: str, value: Any, secrets: frozenset[str]) -> Any:
         return {key: _redact_value(str(key), item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_redact_value(name, item, secrets) for item in value]
-    if value is None or isinstance(value, bool | int | float) or name.startswith("_"):
-        return value
     return redact(str(value), secrets)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_secret(name: str) -> bool:
+    return bool(_SECRET_NAMES.search(name))
 
 
 def _redact_secrets(text: str, secrets: frozenset[str]) -> str:

@@ -1,0 +1,106 @@
+"""Liveness, readiness and metrics: for machines, so they tell states and nothing else."""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.errors import Unauthenticated
+from app.observability import REGISTRY
+from app.settings import Settings
+from app.storage.protocol import ObjectStore
+
+_log = structlog.get_logger(__name__)
+
+_CHECK_SECONDS = 2.0
+# Without these no request succeeds; Redis only makes live status quick.
+_NEEDED = frozenset({"database", "storage"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What readiness looks at."""
+
+    engine: AsyncEngine
+    storage: ObjectStore
+    redis: Redis
+
+
+def health_routes(
+    dependencies: Callable[[Request], Dependencies], settings: Settings
+) -> list[Route]:
+    """Return the routes; ``dependencies`` gives what a lifespan may have opened late."""
+
+    async def live(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        return _readiness(await _checks(dependencies(request)))
+
+    async def metrics(request: Request) -> Response:
+        if not _may_read_metrics(request, settings):
+            raise Unauthenticated("A valid metrics token is required.")
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    return [
+        Route("/health/live", live, methods=["GET"]),
+        Route("/health/ready", ready, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+    ]
+
+
+async def _checks(parts: Dependencies) -> dict[str, bool]:
+    checks = {
+        "database": _query(parts.engine),
+        "storage": parts.storage.check(),
+        "redis": parts.redis.ping(),
+    }
+    results = await asyncio.gather(*(_works(name, check) for name, check in checks.items()))
+    return dict(zip(checks, results, strict=True))
+
+
+async def _query(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+async def _works(name: str, check: Awaitable[object]) -> bool:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await check
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a part, it is down
+        _log.warning("health.down", part=name, reason=type(error).__name__)
+        return False
+    return True
+
+
+def _readiness(checks: dict[str, bool]) -> Response:
+    failed = {name for name, works in checks.items() if not works}
+    status = "degraded" if failed else "ok"
+    if failed & _NEEDED:
+        status = "unavailable"
+    body = {
+        "status": status,
+        "checks": {name: "ok" if works else "down" for name, works in checks.items()},
+    }
+    return JSONResponse(body, status_code=503 if status == "unavailable" else 200)
+
+
+def _may_read_metrics(request: Request, settings: Settings) -> bool:
+    """In production only for METRICS_TOKEN (for nobody where it is not set), else for all."""
+    if not settings.production:
+        return True
+    if not settings.metrics_token:
+        return False
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    right = hmac.compare_digest(given.strip().encode(), settings.metrics_token.encode())
+    return right and scheme.lower() == "bearer"
