@@ -80,7 +80,9 @@ class Client:
         body = {"query": query, "variables": variables}
         return await self.http.post("/graphql", json=body, headers=self._headers)
 
-    async def answer(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def answer(
+        self, query: str, variables: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return the whole GraphQL response."""
         response = await self.post(query, variables)
         assert response.status_code == 200, (response.status_code, response.text)

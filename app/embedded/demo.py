@@ -31,9 +31,9 @@ from app.errors import ConfigurationError
 from app.settings import Settings
 from app.supervisor import Address, CannotRun, free_address, run_command
 
-COURSE_ID = "3f0c9a52-7d1e-4f7b-9a65-0f1c2d3e4b5a"
-RECORDING_ID = "8e2b1f64-5c3d-4a7e-8f90-1a2b3c4d5e6f"
-"""The recording that stays for the README's queries; the demonstration takes one of its own."""
+COURSE_ID = "123e4567-e89b-42d3-a456-426614174000"
+RECORDING_ID = "11111111-2222-4333-8444-555555555555"
+"""What GraphiQL's tabs and the README's queries name; the demonstration takes another."""
 
 SIMULATOR_PORT_OFFSET = 10
 DURATION_SECONDS = 90.0
@@ -139,7 +139,7 @@ class Demonstration:
 
     async def _show_lecture(self, student: DemoClient, friend: DemoClient) -> None:
         url = self.simulator.viewer_url(self.recording)
-        self.console.print(f"A student pastes [cyan]{url}[/]")
+        self.console.print(f"A student pastes [cyan]{url}[/]", soft_wrap=True)
         request = {"input": {"courseId": COURSE_ID, "panoptoUrl": url}}
         requested = await student.run(REQUEST, request)
         lecture = await self._follow(student, requested["lecture"]["id"])
@@ -166,6 +166,8 @@ class Demonstration:
                     if progress.get("totalBytes"):
                         total, done = progress["totalBytes"], progress["downloadedBytes"]
                         bars.update(bar, total=total, completed=done)
+            if state.get("status") == "COMPLETED":
+                bars.update(bar, completed=bars.tasks[0].total)
         return state
 
     def _check_audio(self, lecture_id: str) -> None:
@@ -213,7 +215,7 @@ class Demonstration:
         """Tell where everything is, and serve until Ctrl-C or the service ends."""
         link = f"{self.simulator.base_url}/Panopto/Pages/Viewer.aspx?id={RECORDING_ID}"
         self.console.print(f"GraphiQL:          [cyan]{self.address.url}/graphql[/]")
-        self.console.print(f"A lecture to try:  [cyan]{link}[/]")
+        self.console.print(f"A lecture to try:  [cyan]{link}[/]", soft_wrap=True)
         self.console.print(f"Its course:        [cyan]{COURSE_ID}[/]")
         self.console.print("Ctrl-C ends it.")
         self.service.wait()

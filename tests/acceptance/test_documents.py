@@ -18,10 +18,10 @@ LIST = "{ documents { totalCount nodes { id filename course { code } } } }"
 
 async def test_a_pdf_comes_back_byte_for_byte(service: Service, ada: Client) -> None:
     pdf = make_pdf(3)
-    answer = await ada.upload(service.course, pdf, "Lecture 1 – Zelle.pdf")
+    answer = await ada.upload(service.course, pdf, "Vorlesung 1 · Zelle.pdf")
     assert answer["created"] is True
     document = answer["document"]
-    assert document["filename"] == "Lecture 1 – Zelle.pdf"
+    assert document["filename"] == "Vorlesung 1 · Zelle.pdf"
     assert document["mimeType"] == "application/pdf"
     assert document["sizeBytes"] == len(pdf)
     assert document["status"] == "UPLOADED"

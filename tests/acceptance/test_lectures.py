@@ -129,9 +129,7 @@ async def test_login_required_fails_with_a_message_that_tells_no_host(
 async def test_a_silent_recording_has_no_audio(
     service: Service, ada: Client, tmp_path: Path
 ) -> None:
-    silent = service.simulator.add(
-        Recording(make_lecture(tmp_path / "silent.mp4", 5, audio=False))
-    )
+    silent = service.simulator.add(Recording(make_lecture(tmp_path / "silent.mp4", 5, audio=False)))
     answer = await ada.request(service.course, service.simulator.viewer_url(silent))
     lecture = await ada.until(answer["lecture"]["id"], "FAILED")
     assert lecture["failure"] == "NO_AUDIO"
@@ -284,7 +282,9 @@ async def test_invalid_input_names_its_field_and_makes_nothing(
     service: Service, ada: Client
 ) -> None:
     long = "https://x.hosted.panopto.com/" + "a" * 2048
-    folder = f"{service.simulator.base_url}/Panopto/Pages/Sessions/List.aspx#folderID=%22{uuid4()}%22"
+    folder = (
+        f"{service.simulator.base_url}/Panopto/Pages/Sessions/List.aspx#folderID=%22{uuid4()}%22"
+    )
     for url in ("", "  ", "nonsense", "ftp://example.org/a.mp4", long, folder):
         answer = await ada.request(service.course, url)
         assert answer["__typename"] == "InvalidInputError", url
@@ -293,11 +293,14 @@ async def test_invalid_input_names_its_field_and_makes_nothing(
     for field, value in (("title", "x" * 501), ("streamUrl", "javascript:1"), ("streamUrl", " ")):
         answer = await ada.request(service.course, good, **{field: value})
         assert answer["fieldErrors"][0]["path"] == ["input", field], (field, value)
-    assert await ada.code(
-        "mutation ($input: RequestLectureDownloadInput!) "
-        "{ requestLectureDownload(input: $input) { __typename } }",
-        input={"courseId": "nonsense", "panoptoUrl": good},
-    ) == "BAD_USER_INPUT"
+    assert (
+        await ada.code(
+            "mutation ($input: RequestLectureDownloadInput!) "
+            "{ requestLectureDownload(input: $input) { __typename } }",
+            input={"courseId": "nonsense", "panoptoUrl": good},
+        )
+        == "BAD_USER_INPUT"
+    )
     assert (await ada.run(LIST))["totalCount"] == 0
 
 

@@ -1,0 +1,113 @@
+"""What each operation asks of the database: no query per row, and nothing that was not selected."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, insert
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from app.auth.links import LinkSigner
+from app.auth.viewer import Viewer
+from app.backends import Backends, open_backends
+from app.context import AppState, GraphQLContext
+from app.db.models import Course, Document, Lecture, User, UserDocument, UserLecture
+from app.schema.root import schema
+from app.settings import Settings
+
+ROWS = 30
+LECTURES = "{ lectures(first: 30) { nodes { id title status course { code title } } } }"
+DOCUMENTS = "{ documents(first: 30) { nodes { id filename course { code } signedFileUrl } } }"
+
+
+@contextmanager
+def counted(engine: AsyncEngine) -> Iterator[list[str]]:
+    statements: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+async def backends(settings: Settings) -> AsyncIterator[Backends]:
+    async with open_backends(settings) as backends:
+        yield backends
+
+
+@pytest.fixture
+async def viewer(sessions: async_sessionmaker[AsyncSession]) -> Viewer:
+    """A student with thirty lectures and documents, each in a course of its own."""
+    viewer = Viewer(uuid4(), "issuer", "subject", is_admin=False, expires_at=0)
+    async with sessions.begin() as session:
+        await session.execute(insert(User).values(id=viewer.id, issuer="issuer", subject="subject"))
+        for number in range(ROWS):
+            course, item = uuid4(), uuid4()
+            await session.execute(
+                insert(Course).values(id=course, code=f"C {number}", title=f"Course {number}")
+            )
+            url = f"https://example.org/{number}.mp4"
+            await session.execute(
+                insert(Lecture).values(
+                    id=item, course_id=course, panopto_url=url, canonical_url=url
+                )
+            )
+            await session.execute(insert(UserLecture).values(user_id=viewer.id, lecture_id=item))
+            await session.execute(
+                insert(Document).values(
+                    id=item,
+                    course_id=course,
+                    filename="a.pdf",
+                    storage_key=f"documents/{item}.pdf",
+                    checksum="0" * 64,
+                    mime_type="application/pdf",
+                    size_bytes=5,
+                )
+            )
+            await session.execute(
+                insert(UserDocument).values(
+                    user_id=viewer.id, document_id=item, filename="mine.pdf"
+                )
+            )
+    return viewer
+
+
+@asynccontextmanager
+async def running(
+    backends: Backends, viewer: Viewer, query: str
+) -> AsyncIterator[tuple[dict[str, object], list[str]]]:
+    state = AppState(backends.settings, backends, LinkSigner(b"secret"))
+    context = GraphQLContext(state, viewer, "request")
+    with counted(backends.engine) as statements:
+        result = await schema.execute(query, context_value=context)
+    assert result.errors is None
+    assert result.data is not None
+    yield result.data, statements
+
+
+async def test_a_page_with_its_courses_is_one_query(backends: Backends, viewer: Viewer) -> None:
+    for query, name in ((LECTURES, "lectures"), (DOCUMENTS, "documents")):
+        async with running(backends, viewer, query) as (data, statements):
+            nodes = data[name]["nodes"]  # type: ignore[index]
+            assert len(nodes) == ROWS
+            assert all(node["course"]["code"] for node in nodes)
+            assert len(statements) == 1, statements
+
+
+async def test_the_total_is_counted_only_where_it_is_selected(
+    backends: Backends, viewer: Viewer
+) -> None:
+    query = "{ lectures(first: 1) { totalCount nodes { id } } }"
+    async with running(backends, viewer, query) as (data, statements):
+        assert data["lectures"]["totalCount"] == ROWS  # type: ignore[index]
+        assert len(statements) == 2
+        assert sum("count(" in statement for statement in statements) == 1
+
+
+async def test_the_viewer_needs_no_query(backends: Backends, viewer: Viewer) -> None:
+    async with running(backends, viewer, "{ viewer { id isAdmin } }") as (_, statements):
+        assert statements == []
