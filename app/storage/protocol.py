@@ -15,7 +15,9 @@ from typing import Protocol
 
 from app.errors import InvalidKey
 
-_KEY = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
+# A component has at most 255 characters, as a file name has.
+_NAME = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,254}"
+_KEY = re.compile(f"{_NAME}(/{_NAME})*")
 _MAX_KEY_CHARACTERS = 512
 
 
@@ -60,7 +62,10 @@ class ObjectStore(Protocol):
     def open_file(
         self, key: str, start: int = 0, end: int | None = None
     ) -> AbstractAsyncContextManager[OpenedFile]:
-        """Open the bytes ``start`` to ``end`` (exclusive; None is the object's end)."""
+        """Open the bytes ``start`` to ``end`` (exclusive; None is the object's end).
+
+        What lies beyond the object's end is left out: such a range yields fewer bytes, or none.
+        """
         ...
 
     async def stat_file(self, key: str) -> ObjectInfo:
@@ -105,3 +110,15 @@ def checked_key(key: str) -> str:
     if len(key) > _MAX_KEY_CHARACTERS or not _KEY.fullmatch(key):
         raise InvalidKey
     return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """Return the prefix, or raise `InvalidKey` where no key can begin with it."""
+    checked_key(f"{prefix}x")
+    return prefix
+
+
+def checked_range(start: int, end: int | None) -> None:
+    """Raise `ValueError` for a range that does not count from the object's start."""
+    if start < 0 or (end is not None and end < 0):
+        raise ValueError("a range counts from the object's start")

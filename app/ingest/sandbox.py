@@ -1,0 +1,151 @@
+"""Run what parses a stranger's bytes in a child process with limits.
+
+The child is ``app.ingest.child_process``; it limits itself before it reads its task.  The parent
+keeps the wall clock: on timeout or cancellation the child's whole process group is killed, and
+`run_child` returns only when it is gone.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.cancellation import ended
+
+_MAX_ANSWER_BYTES = 64 * 1024
+_KEPT_ERROR_BYTES = 4096
+_PROGRAM = "from app.ingest.child_process import main; main()"
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a child may use: address space, CPU time, the largest file it writes, open files."""
+
+    memory_bytes: int
+    cpu_seconds: int
+    file_bytes: int
+    open_files: int = 64
+
+
+class ChildError(Exception):
+    """The child gave no result."""
+
+
+class ChildCrashed(ChildError):
+    """The child ended without an answer: a signal, an unexpected exception, a broken answer.
+
+    ``return_code`` is negative for a signal; ``errors`` is the end of what it wrote to stderr,
+    for the log alone.
+    """
+
+    def __init__(self, return_code: int, errors: str) -> None:
+        super().__init__(f"the child ended with code {return_code}")
+        self.return_code = return_code
+        self.errors = errors
+
+
+class ChildTimedOut(ChildError):
+    """The child used up its wall clock or its CPU time."""
+
+
+class ChildRefused(ChildError):
+    """The child says, by a code of its own, why there is no result."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"the child refused: {code}")
+        self.code = code
+
+
+async def run_child(
+    module: str,
+    arguments: dict[str, Any],
+    *,
+    limits: Limits,
+    timeout_seconds: float,
+    max_answer_bytes: int = _MAX_ANSWER_BYTES,
+) -> dict[str, Any]:
+    """Return what the module's ``run(arguments)`` returns in a process of its own.
+
+    Arguments and result are JSON objects.  Raises a `ChildError`; whatever happens, no process is
+    left.
+    """
+    request = {"module": module, "arguments": arguments, "limits": asdict(limits)}
+    child = await _start_child()
+    talk = asyncio.ensure_future(_talk(child, json.dumps(request).encode(), max_answer_bytes))
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            answer, errors = await asyncio.shield(talk)
+    except TimeoutError:
+        raise ChildTimedOut from None
+    finally:
+        _kill(child)
+        await ended(talk)
+    return _result_of(child.returncode or 0, answer, errors)
+
+
+async def _start_child() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-c", _PROGRAM, str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_ENVIRONMENT,
+        start_new_session=True,
+    )
+
+
+async def _talk(
+    child: asyncio.subprocess.Process, request: bytes, max_answer_bytes: int
+) -> tuple[bytes, bytes]:
+    """Send the request and return the answer and the errors, when the child has ended."""
+    _, answer, errors, _ = await asyncio.gather(
+        _send(child.stdin, request),
+        _read(child.stdout, max_answer_bytes),
+        _read(child.stderr, _KEPT_ERROR_BYTES),
+        child.wait(),
+    )
+    return answer, errors
+
+
+async def _send(stream: asyncio.StreamWriter | None, request: bytes) -> None:
+    if stream is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stream.write(request)
+        await stream.drain()
+        stream.close()
+        await stream.wait_closed()
+
+
+async def _read(stream: asyncio.StreamReader | None, kept_bytes: int) -> bytes:
+    """Read to the end and return the last bytes."""
+    kept = b""
+    while stream and (chunk := await stream.read(kept_bytes)):
+        kept = (kept + chunk)[-kept_bytes:]
+    return kept
+
+
+def _kill(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _result_of(return_code: int, answer: bytes, errors: bytes) -> dict[str, Any]:
+    if return_code == -signal.SIGXCPU:
+        raise ChildTimedOut
+    try:
+        content = json.loads(answer) if return_code == 0 else {}
+    except ValueError:
+        content = {}
+    match content:
+        case {"result": dict(result)}:
+            return result
+        case {"refused": str(code)}:
+            raise ChildRefused(code)
+    raise ChildCrashed(return_code, errors.decode(errors="replace"))

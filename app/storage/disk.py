@@ -1,0 +1,272 @@
+"""The blocking half of local storage: what is done to the disk, one call at a time.
+
+No link below the root is followed: every folder is opened from its parent with ``O_NOFOLLOW``, and
+what is reached over a link, or is no regular file, is no object.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.errors import ObjectNotFound, StorageError, StorageFull
+from app.storage.protocol import ObjectInfo, StoredFileMeta
+
+_READ_BYTES = 1024 * 1024
+_PARTIAL_FOLDER = ".partial"
+"""Begins with a dot, as no key can."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
+
+
+class PartialFile:
+    """One file on its way to be an object.  Not for use by two threads at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._name = secrets.token_hex(16)
+        self._file: int | None = None
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+
+    def create(self) -> None:
+        """Create the hidden file."""
+        with errors_of_writing(), _partial_folder(self._root) as folder:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self._file = os.open(self._name, flags, 0o600, dir_fd=folder)
+
+    def append(self, batch: list[bytes]) -> None:
+        """Write and hash the chunks, at most `batches.MAX_BATCH_CHUNKS` of them."""
+        with errors_of_writing():
+            _write_whole(self._descriptor, batch)
+        for chunk in batch:
+            self._digest.update(chunk)
+            self._size_bytes += len(chunk)
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk."""
+        with errors_of_writing():
+            os.fsync(self._descriptor)
+
+    def publish(self, key: str) -> StoredFileMeta:
+        """Make the synced file the object."""
+        with (
+            errors_of_writing(),
+            _partial_folder(self._root) as source,
+            folder_of(self._root, key, create=True) as target,
+        ):
+            os.replace(self._name, _name_of(key), src_dir_fd=source, dst_dir_fd=target)
+            self._close()
+            os.fsync(target)
+        return StoredFileMeta(key, self._size_bytes, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Remove the file where it was not published; one that will not go is the sweep's."""
+        if self._file is not None:
+            self._close()
+            with contextlib.suppress(StorageError):
+                delete_partial(self._root, self._name)
+
+    @property
+    def _descriptor(self) -> int:
+        if self._file is None:
+            raise ValueError("the partial file is not open")
+        return self._file
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._file = None
+
+
+class Reader:
+    """The bytes ``start`` to ``end`` of an object, cut to what it has."""
+
+    def __init__(self, root: Path, key: str, start: int, end: int | None) -> None:
+        self._root, self._key, self._offset, self._end = root, key, start, end
+        self._file: int | None = None
+
+    def open(self) -> ObjectInfo:
+        """Open the object and return what it is."""
+        with errors_of_reading(), folder_of(self._root, self._key) as folder:
+            # Without O_NONBLOCK the open of a pipe put there would never return.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._file = os.open(_name_of(self._key), flags, dir_fd=folder)
+            found = _info(self._key, os.fstat(self._file))
+        size_bytes = found.size_bytes
+        self._end = size_bytes if self._end is None else min(self._end, size_bytes)
+        return found
+
+    def read(self) -> bytes:
+        """Return the next bytes, or none at the end."""
+        if self._file is None or self._end is None:
+            raise ValueError("the object is not open")
+        wanted = min(_READ_BYTES, self._end - self._offset)
+        if wanted <= 0:
+            return b""
+        with errors_of_reading():
+            chunk = os.pread(self._file, wanted, self._offset)
+        if not chunk:
+            raise StorageError("The stored object is shorter than it was.")
+        self._offset += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Close what `open` opened, if it did."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+@contextlib.contextmanager
+def errors_of_writing() -> Iterator[None]:
+    """Turn the system's errors into `StorageFull` or `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull from error
+        raise StorageError("The file could not be stored.") from error
+
+
+@contextlib.contextmanager
+def errors_of_reading() -> Iterator[None]:
+    """Turn the system's errors into `ObjectNotFound` or `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise ObjectNotFound from error
+        raise StorageError("The stored object could not be read.") from error
+
+
+@contextlib.contextmanager
+def folder_of(root: Path, key: str, *, create: bool = False) -> Iterator[int]:
+    """Open the key's folder, or raise `OSError` where a link is on the way to it."""
+    if create:
+        _make_root(root)
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in key.split("/")[:-1]:
+            parent, folder = folder, _enter(folder, name, create=create)
+            os.close(parent)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def stat_file(root: Path, key: str) -> ObjectInfo:
+    """Return the object's size and time of last write."""
+    with errors_of_reading(), folder_of(root, key) as folder:
+        return _info(key, os.stat(_name_of(key), dir_fd=folder, follow_symlinks=False))
+
+
+def delete_file(root: Path, key: str) -> None:
+    """Delete the object, if it is there."""
+    with contextlib.suppress(ObjectNotFound), errors_of_reading(), folder_of(root, key) as folder:
+        os.unlink(_name_of(key), dir_fd=folder)
+
+
+def delete_partial(root: Path, name: str) -> None:
+    """Delete a half-written file, if it is there."""
+    delete_file(root / _PARTIAL_FOLDER, _name_of(name))
+
+
+def adopt_file(root: Path, key: str, path: Path) -> StoredFileMeta:
+    """Make a file of the same file system the object."""
+    with errors_of_writing(), folder_of(root, key, create=True) as folder:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags), "rb", buffering=0) as content:
+            size_bytes = _info(key, os.fstat(content.fileno())).size_bytes
+            os.fchmod(content.fileno(), 0o600)
+            checksum = hashlib.file_digest(content, "sha256").hexdigest()
+            os.fsync(content.fileno())
+        os.replace(path, _name_of(key), dst_dir_fd=folder)
+        os.fsync(folder)
+    return StoredFileMeta(key, size_bytes, checksum)
+
+
+def walk_files(root: Path, prefix: str) -> Iterator[ObjectInfo]:
+    """Yield the objects whose key starts with the prefix; what goes meanwhile is left out."""
+    for folder, folders, names in os.walk(root, onerror=_raise_unless_missing):
+        inside = Path(folder).relative_to(root).as_posix()
+        stem = "" if inside == "." else f"{inside}/"
+        folders[:] = [name for name in folders if _leads_to(stem, name, prefix)]
+        visible = (stem + name for name in names if not name.startswith("."))
+        yield from _existing(root, (key for key in visible if key.startswith(prefix)))
+
+
+def walk_partials(root: Path) -> Iterator[ObjectInfo]:
+    """Yield the half-written files, by the name that `delete_partial` takes."""
+    folder = root / _PARTIAL_FOLDER
+    for _, _, names in os.walk(folder, onerror=_raise_unless_missing):
+        yield from _existing(folder, names)
+
+
+def _make_root(root: Path) -> None:
+    if not root.is_dir():
+        root.mkdir(0o700, parents=True, exist_ok=True)
+        _sync_folder(root.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _enter(parent: int, name: str, *, create: bool) -> int:
+    if create:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+            os.fsync(parent)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _partial_folder(root: Path) -> contextlib.AbstractContextManager[int]:
+    return folder_of(root, f"{_PARTIAL_FOLDER}/-", create=True)
+
+
+def _name_of(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _write_whole(file: int, batch: list[bytes]) -> None:
+    """Write every byte; ``writev`` may take fewer than it was given."""
+    views = [memoryview(chunk) for chunk in batch]
+    while views:
+        written = os.writev(file, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    if not stat.S_ISREG(status.st_mode):
+        raise ObjectNotFound
+    return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _existing(root: Path, keys: Iterable[str]) -> Iterator[ObjectInfo]:
+    for key in keys:
+        with contextlib.suppress(FileNotFoundError, ObjectNotFound):
+            yield _info(key, (root / key).lstat())
+
+
+def _leads_to(stem: str, name: str, prefix: str) -> bool:
+    """Tell whether a folder can hold keys with the prefix."""
+    folder = f"{stem}{name}/"
+    return not name.startswith(".") and (folder.startswith(prefix) or prefix.startswith(folder))
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if error.errno not in _MISSING:
+        raise error

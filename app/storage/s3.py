@@ -1,0 +1,324 @@
+"""Objects in an S3 bucket (AWS, DigitalOcean Spaces, MinIO, …), by obstore.
+
+A process killed in the middle of a large upload leaves an unfinished multipart upload, invisible
+but billed: give the bucket a lifecycle rule that aborts those older than a day.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from app.errors import ObjectNotFound, StorageError
+from app.settings import Settings
+from app.storage.batches import batched
+from app.storage.protocol import (
+    ObjectInfo,
+    OpenedFile,
+    StoredFileMeta,
+    checked_key,
+    checked_prefix,
+    checked_range,
+)
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+_PART_BYTES = 5 * 1024 * 1024
+"""The least that S3 allows; its 10,000 parts are 50 GB."""
+_PARTS_AT_ONCE = 4
+_READ_BYTES = 1024 * 1024
+_LISTED_AT_ONCE = 1000
+_ABORT_SECONDS = 2.0
+_CHECK_SECONDS = 5.0
+
+_CLIENT: "ClientConfig" = {
+    "connect_timeout": "5s",
+    # A stream lasts as long as its reader takes; only silence is an error.
+    "read_timeout": "30s",
+    "timeout": "1day",
+}
+_RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+
+
+class S3Storage:
+    """`ObjectStore` on a bucket.  Holds about 30 MiB for each large upload under way."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+        self._aborting: set[asyncio.Future[Any]] = set()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "S3Storage":
+        """Return the storage that STORAGE_URL and the S3_… settings name."""
+        parts = urlsplit(settings.resolved_storage_url)
+        endpoint = _endpoint_of(settings, parts.netloc)
+        store = S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            config=_config_of(settings, endpoint),
+            client_options={**_CLIENT, "allow_http": (endpoint or "").startswith("http://")},
+            retry_config=_RETRIES,
+        )
+        return cls(store)
+
+    async def store_file(self, key: str, chunks: AsyncIterator[bytes]) -> StoredFileMeta:
+        """Store the stream: small ones by one request, larger ones in parts as they arrive.
+
+        A cancellation leaves nothing, unless it comes when the upload is already being completed.
+        """
+        checked_key(key)
+        content = _Digested(chunks)
+        start = await content.take(_PART_BYTES)
+        with _errors_of_writing():
+            if content.ended:
+                await obstore.put_async(self._store, key, start, use_multipart=False)
+        if not content.ended:
+            await self._upload(key, start, content)
+        return StoredFileMeta(key, content.size_bytes, content.checksum)
+
+    @contextlib.asynccontextmanager
+    async def open_file(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[OpenedFile]:
+        """Open the object; the bytes read are those of one version."""
+        checked_range(start, end)
+        found = await self._get(checked_key(key), start, end)
+        if found is None:
+            info = await self.stat_file(key)
+            yield OpenedFile(info.size_bytes, info.modified_at, _nothing())
+        else:
+            yield OpenedFile(found.meta["size"], found.meta["last_modified"], _chunks_of(found))
+
+    async def stat_file(self, key: str) -> ObjectInfo:
+        """Return the object's size and time of last write."""
+        with _errors_of_reading():
+            return _info(await obstore.head_async(self._store, checked_key(key)))
+
+    async def get_file_url(self, key: str, expires_seconds: int) -> str | None:
+        """Return a presigned URL; whether the object exists is not asked."""
+        lifetime = timedelta(seconds=expires_seconds)
+        with _errors_of_reading():
+            return await obstore.sign_async(self._store, "GET", checked_key(key), lifetime)
+
+    async def delete_file(self, key: str) -> None:
+        """Delete the object; deleting a missing one succeeds."""
+        checked_key(key)
+        with contextlib.suppress(ObjectNotFound), _errors_of_reading():
+            await obstore.delete_async(self._store, key)
+
+    async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """Yield the objects whose key starts with the prefix, in no particular order."""
+        folder = checked_prefix(prefix).rpartition("/")[0]
+        pages = obstore.list(self._store, folder or None, chunk_size=_LISTED_AT_ONCE)
+        with _errors_of_reading():
+            async for page in pages:
+                for meta in page:
+                    if meta["path"].startswith(prefix):
+                        yield _info(meta)
+
+    async def check(self) -> None:
+        """Raise `StorageError` where the bucket does not answer within five seconds."""
+        pages = obstore.list(self._store, "-", chunk_size=1)
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                with _errors_of_reading():
+                    await anext(aiter(pages), None)
+        except TimeoutError as error:
+            raise StorageError("The object store does not answer.") from error
+
+    async def close(self) -> None:
+        """Give uploads that are being aborted a last moment."""
+        if self._aborting:
+            await asyncio.wait(self._aborting, timeout=_ABORT_SECONDS)
+
+    async def _get(self, key: str, start: int, end: int | None) -> "GetResult | None":
+        """Ask for the range; None where it holds nothing, which S3 refuses to answer."""
+        if end is not None and end <= start:
+            return None
+        options: GetOptions = {}
+        if end is not None:
+            options["range"] = (start, end)
+        elif start:
+            options["range"] = {"offset": start}
+        try:
+            with _errors_of_reading():
+                return await obstore.get_async(self._store, key, options=options)
+        except ObjectNotFound:
+            raise
+        except StorageError:
+            if not options or start < (await self.stat_file(key)).size_bytes:
+                raise
+            return None
+
+    async def _upload(self, key: str, start: bytes, content: "_Digested") -> None:
+        """Feed a multipart upload; whatever goes wrong here, it is aborted and not just dropped."""
+        handoff = _Handoff()
+        upload = asyncio.ensure_future(
+            obstore.put_async(
+                self._store, key, handoff, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+            )
+        )
+        try:
+            await handoff.give(start, upload)
+            while batch := await content.next_batch():
+                await handoff.give(batch, upload)
+            await handoff.give(None, upload)
+            with _errors_of_writing():
+                await asyncio.shield(upload)
+        finally:
+            await self._abort(upload, handoff)
+
+    async def _abort(self, upload: "asyncio.Future[Any]", handoff: "_Handoff") -> None:
+        """End an unfinished upload, in the background where the store is slow to answer."""
+        if upload.done():
+            return
+        self._aborting.add(upload)
+        upload.add_done_callback(self._aborted)
+        handoff.abort()
+        await asyncio.wait([upload], timeout=_ABORT_SECONDS)
+
+    def _aborted(self, upload: "asyncio.Future[Any]") -> None:
+        self._aborting.discard(upload)
+        if not upload.cancelled():
+            upload.exception()  # The upload's own error is told by whoever began the abort.
+
+
+class _Digested:
+    """A stream regrouped, and hashed in a thread as it passes."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._batches = batched(chunks)
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+        self.ended = False
+
+    @property
+    def checksum(self) -> str:
+        return self._digest.hexdigest()
+
+    async def next_batch(self) -> bytes:
+        """Return the next bytes, or none at the end."""
+        async for batch in self._batches:
+            if joined := b"".join(batch):
+                await asyncio.to_thread(self._digest.update, joined)
+                self.size_bytes += len(joined)
+                return joined
+        self.ended = True
+        return b""
+
+    async def take(self, size_bytes: int) -> bytes:
+        """Return what comes until there are at least that many bytes, or the end."""
+        taken: list[bytes] = []
+        while self.size_bytes < size_bytes and (batch := await self.next_batch()):
+            taken.append(batch)
+        return b"".join(taken)
+
+
+class _Handoff:
+    """Batches given one at a time to an upload that runs beside their source."""
+
+    def __init__(self) -> None:
+        self._batches: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+        self._aborted = False
+
+    def __aiter__(self) -> "_Handoff":
+        return self
+
+    async def __anext__(self) -> bytes:
+        batch = await self._batches.get()
+        if self._aborted:
+            raise _Aborted
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+    async def give(self, batch: bytes | None, upload: "asyncio.Future[Any]") -> None:
+        """Wait until the upload has room (None: the end), or raise its error."""
+        giving: asyncio.Future[Any] = asyncio.ensure_future(self._batches.put(batch))
+        try:
+            await asyncio.wait({giving, upload}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            giving.cancel()
+        if upload.done():
+            with _errors_of_writing():
+                upload.result()
+
+    def abort(self) -> None:
+        """Make the upload's next step fail, upon which obstore aborts it at the store."""
+        self._aborted = True
+        while not self._batches.empty():
+            self._batches.get_nowait()
+        self._batches.put_nowait(None)
+
+
+class _Aborted(Exception):
+    """The source of an upload has failed or was cancelled."""
+
+
+def _endpoint_of(settings: Settings, bucket: str) -> str | None:
+    """Return the endpoint; a virtual-hosted one carries the bucket in its host."""
+    endpoint = settings.s3_endpoint_url
+    if endpoint is None or not settings.s3_virtual_hosted:
+        return endpoint
+    parts = urlsplit(endpoint)
+    host = parts.netloc if parts.netloc.startswith(f"{bucket}.") else f"{bucket}.{parts.netloc}"
+    return parts._replace(netloc=host).geturl()
+
+
+def _config_of(settings: Settings, endpoint: str | None) -> "S3Config":
+    """Return what is set; obstore takes the rest from the standard AWS variables."""
+    config: S3Config = {"virtual_hosted_style_request": settings.s3_virtual_hosted}
+    if endpoint:
+        config["endpoint"] = endpoint.rstrip("/")
+    if settings.s3_region:
+        config["region"] = settings.s3_region
+    if settings.s3_access_key_id and settings.s3_secret_access_key:
+        config["access_key_id"] = settings.s3_access_key_id
+        config["secret_access_key"] = settings.s3_secret_access_key
+    return config
+
+
+@contextlib.contextmanager
+def _errors_of_writing() -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as error:
+        raise StorageError("The file could not be stored.") from error
+
+
+@contextlib.contextmanager
+def _errors_of_reading() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectNotFound from error
+    except (BaseError, OSError, ValueError) as error:
+        raise StorageError("The stored object could not be read.") from error
+
+
+def _info(meta: "ObjectMeta") -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
+
+
+async def _chunks_of(found: "GetResult") -> AsyncIterator[bytes]:
+    chunks = aiter(found.stream(min_chunk_size=_READ_BYTES))
+    while True:
+        with _errors_of_reading():
+            chunk = await anext(chunks, None)
+        if chunk is None:
+            return
+        yield bytes(chunk)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
