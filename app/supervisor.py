@@ -23,7 +23,7 @@ _STOP_SECONDS = 12.0  # the API gives its requests ten
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WATCHED = _STOP_SIGNALS | {signal.SIGCHLD}
 _STEADY_SECONDS = 10.0  # a child that has lived this long was started well
-_MAX_EARLY_EXITS = 4
+_MAX_EARLY_EXITS = 3
 _LONGEST_PAUSE_SECONDS = 8.0
 _CONFIGURATION_EXIT = 2
 

@@ -67,9 +67,7 @@ class AudioPipeline:
     ) -> ExtractedAudio:
         source = await self._downloader.download(lecture, self._scratch, stem, report)
         try:
-            await report(
-                Progress(DownloadStage.EXTRACTING, source.size_bytes, source.size_bytes)
-            )
+            await report(Progress(DownloadStage.EXTRACTING, source.size_bytes, source.size_bytes))
             audio = await self._extractor.extract(
                 self._scratch.path_of(source.key),
                 self._scratch.path_of(audio_key),

@@ -1,0 +1,51 @@
+# Everything that is done with this checkout.  The steps in plain words are in README.md.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+UV_VERSION := 0.13.8
+WORKERS ?= 2
+
+INSTALLED := $(VENV)/.installed
+ASSETS := .assets/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo run test test-fault check bench lock clean
+
+help:  ## print this list
+	@sed -n 's|^\([a-z-]*\):.*## |  make \1: |p' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) $(ASSETS)  ## make .venv, install what is locked, fetch GraphiQL's files
+
+demo: install  ## show the whole service at work, and keep serving (DEMO_EXIT=1: end after the checks)
+	$(BIN)/studybuddy demo $(if $(filter-out 0,$(DEMO_EXIT)),--exit)
+
+run: install  ## the service, on servers of its own where none are set
+	$(BIN)/studybuddy run
+
+test: install  ## every test
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-fault: install  ## the tests that kill, pause and restart
+	$(BIN)/python -m pytest tests/fault
+
+check: install  ## lint, types, import contracts, schema and migrations drift
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+bench: install  ## the measurements of bench/
+	$(BIN)/python -m bench
+
+lock: $(INSTALLED)  ## pin requirements/*.txt anew from pyproject.toml (UPGRADE=1: to the newest)
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock $(if $(UPGRADE),--upgrade)
+
+clean:  ## remove what the other steps made, .data excepted
+	rm -rf $(VENV) .assets .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(INSTALLED): requirements/dev.txt pyproject.toml scripts/install
+	PYTHON="$(PYTHON)" scripts/install $(VENV)
+	@touch $@
+
+$(ASSETS): $(INSTALLED) app/http/graphiql_assets.py
+	$(BIN)/python -m app.http.graphiql_assets
+	@mkdir -p $(@D) && touch $@

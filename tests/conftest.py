@@ -1,0 +1,140 @@
+"""Real servers for every test: one PostgreSQL and one Redis per pytest process, clean per test."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import redis.asyncio
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from app.embedded.postgres import EmbeddedPostgres
+from app.embedded.redis import EmbeddedRedis
+from app.settings import Settings, load_settings
+
+_OURS = tuple(name.upper() for name in Settings.model_fields)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _OURS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """A directory with a path short enough for sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="sb-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_directory: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of this pytest process, quick and careless about power loss."""
+    server = EmbeddedPostgres(server_directory / "postgres", durable=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_directory: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis of this pytest process."""
+    server = EmbeddedRedis(server_directory / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a database at Alembic's head, to make others from; never connect to it."""
+    from app.db.migrations import upgrade
+
+    name = "template_migrated"
+
+    async def make() -> None:
+        await _administer(postgres_server, f"CREATE DATABASE {name}")
+        await upgrade(_url_of(postgres_server, name))
+
+    asyncio.run(make())
+    return name
+
+
+@pytest.fixture
+async def database_url(
+    postgres_server: EmbeddedPostgres, migrated_template: str
+) -> AsyncIterator[str]:
+    """A fresh, migrated database of this test."""
+    name = f"test_{uuid4().hex}"
+    await _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield _url_of(postgres_server, name)
+    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A fresh database of this test with nothing in it, for tests of the migrations."""
+    name = f"empty_{uuid4().hex}"
+    await _administer(postgres_server, f"CREATE DATABASE {name}")
+    yield _url_of(postgres_server, name)
+    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def redis_url(redis_server: EmbeddedRedis) -> str:
+    """A Redis with nothing in it."""
+    client = redis.asyncio.Redis.from_url(redis_server.url)
+    await client.flushall()
+    await client.aclose()
+    return redis_server.url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str, redis_url: str) -> Settings:
+    """Development settings on this test's own servers and directory."""
+    return load_settings(
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        redis_url=redis_url,
+        host="127.0.0.1",
+        port=0,
+    )
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on this test's database."""
+    from app.db.engine import make_engine
+
+    engine = make_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions on this test's database."""
+    from app.db.engine import make_sessions
+
+    return make_sessions(engine)
+
+
+def _url_of(server: EmbeddedPostgres, database: str) -> str:
+    return make_url(server.url).set(database=database).render_as_string(hide_password=False)
+
+
+async def _administer(server: EmbeddedPostgres, statement: str) -> None:
+    connection = await asyncpg.connect(
+        host=str(server.socket_directory), user="studybuddy", database="postgres"
+    )
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
