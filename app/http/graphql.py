@@ -1,0 +1,218 @@
+"""The GraphQL endpoint: one ASGI app for HTTP, server-sent events and WebSocket.
+
+https://graphql.github.io/graphql-over-http/draft/ says which status goes with which media type: a
+refused operation is 400 under ``application/graphql-response+json`` and 200 under
+``application/json``; a request that is not well-formed is 400 under both.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import strawberry
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.auth.viewer import Viewer
+from app.errors import BadUserInput, DomainError, MalformedRequest, PayloadTooLarge, Unauthenticated
+from app.http.event_stream import send_event_stream
+from app.http.graphiql import CONTENT_SECURITY_POLICY
+from app.http.graphql_request import parse_json, request_from
+from app.http.multipart import ENVELOPE_BYTES, boundary_of, read_upload
+from app.http.negotiation import ResponseType, accepts_html, response_type
+from app.http.operations import Answer, Operation, OperationRefused, OperationRunner
+from app.http.request_body import ClientDisconnected, RequestBody, check_declared_length
+from app.http.socket import GraphQLSocket, Verifier
+from app.schema.error_format import format_exception
+from app.settings import Settings
+
+MAX_JSON_BYTES = 1024 * 1024
+
+_FORM = "multipart/form-data"
+
+
+ContextFactory = Callable[[Viewer, str], object]
+"""Makes the resolvers' context of one operation from the viewer and the request's id."""
+
+
+class UnsupportedMediaType(MalformedRequest):
+    """The body is neither JSON nor a multipart form (HTTP 415)."""
+
+
+class GraphQLEndpoint:
+    """Answers ``/graphql``.
+
+    HTTP requests need ``scope["state"]["viewer"]``, which the authentication middleware sets;
+    sockets bring their token along.  ``graphiql_page`` makes the page for browsers, where there is
+    one.
+    """
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        settings: Settings,
+        verifier: Verifier,
+        context_factory: ContextFactory,
+        graphiql_page: Callable[[], str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.context_factory = context_factory
+        self.runner = OperationRunner(schema, introspection=settings.introspection_enabled)
+        self._verifier = verifier
+        self._graphiql_page = graphiql_page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or one socket."""
+        if scope["type"] == "websocket":
+            socket = GraphQLSocket(self.runner, self._verifier, self.context_factory, self.settings)
+            await socket.serve(scope, receive, send)
+        elif scope["method"] == "POST":
+            await _Exchange(self, scope, receive, send).serve()
+        else:
+            await self._without_operation(scope)(scope, receive, send)
+
+    def _without_operation(self, scope: Scope) -> Response:
+        """Return GraphiQL to browsers, and to everyone else which methods there are."""
+        page = self._graphiql_page
+        allow = {"Allow": "GET, POST" if page else "POST"}
+        if scope["method"] == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        wants_page = accepts_html(Headers(scope=scope).get("accept", ""))
+        if page and wants_page and scope["method"] in {"GET", "HEAD"}:
+            policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+            return HTMLResponse(page(), headers=policy | {"Cache-Control": "no-store"})
+        error = BadUserInput("GraphQL requests are sent with POST.")
+        body = {"errors": [format_exception(error, "")]}
+        return Response(orjson.dumps(body), 405, headers=allow, media_type=ResponseType.JSON)
+
+
+class _Exchange:
+    """One POST request and its response."""
+
+    def __init__(
+        self, endpoint: GraphQLEndpoint, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        state = scope.get("state", {})
+        self._viewer: Viewer | None = state.get("viewer")
+        self._request_id: str = state.get("request_id") or uuid4().hex
+        self._stopping: asyncio.Event = state.get("stopping") or asyncio.Event()
+        self._endpoint = endpoint
+        self._runner = endpoint.runner
+        self._headers = Headers(scope=scope)
+        self._receive = receive
+        self._send = send
+        self._body = RequestBody(receive)
+
+    async def serve(self) -> None:
+        """Answer; what a client did wrong is its answer too."""
+        try:
+            if self._viewer is None:
+                raise Unauthenticated
+            if self._content_type() == _FORM:
+                await self._upload(self._viewer)
+            else:
+                await self._json(self._viewer)
+        except ClientDisconnected:
+            return
+        except OperationRefused as refusal:
+            await self._answer(refusal.answer)
+        except DomainError as error:
+            await self._refuse(error)
+
+    def _content_type(self) -> str:
+        """Return the body's media type, or raise `UnsupportedMediaType`."""
+        media_type, _, parameters = self._headers.get("content-type", "").lower().partition(";")
+        encoding = self._headers.get("content-encoding", "identity").lower()
+        charset = parameters.replace('"', "").replace(" ", "").partition("charset=")[2]
+        known = media_type.strip() in {ResponseType.JSON, _FORM}
+        if not known or encoding != "identity" or charset.partition(";")[0] not in {"", "utf-8"}:
+            raise UnsupportedMediaType("The body must be application/json in UTF-8, or a form.")
+        return media_type.strip()
+
+    async def _json(self, viewer: Viewer) -> None:
+        check_declared_length(self._headers, MAX_JSON_BYTES)
+        request = request_from(parse_json(await self._body.read(MAX_JSON_BYTES)))
+        try:
+            operation = self._runner.prepare(request, self._request_id)
+        except OperationRefused as refusal:
+            if self._response_type() is not ResponseType.EVENTS:
+                raise
+            await self._stream(viewer, _once(refusal.answer))
+            return
+        if self._response_type(subscription=operation.is_subscription) is ResponseType.EVENTS:
+            context = self._context(viewer)
+            await self._stream(viewer, self._runner.stream(operation, context, self._request_id))
+        else:
+            await self._answer(await self._run(viewer, operation))
+
+    async def _upload(self, viewer: Viewer) -> None:
+        limit = self._endpoint.settings.max_upload_bytes
+        check_declared_length(self._headers, limit, ENVELOPE_BYTES)
+        boundary = boundary_of(self._headers["content-type"])
+        upload = await read_upload(self._body, boundary, limit)
+        operation = self._runner.prepare(upload.request, self._request_id)
+        answer = await self._run(viewer, operation)
+        if upload.file.failure is not None:
+            raise upload.file.failure
+        await self._answer(answer)
+
+    async def _run(self, viewer: Viewer, operation: Operation) -> Answer:
+        if operation.is_subscription:
+            message = "Subscriptions are answered over text/event-stream or WebSocket."
+            raise OperationRefused([format_exception(BadUserInput(message), self._request_id)])
+        return await self._runner.run(operation, self._context(viewer), self._request_id)
+
+    def _context(self, viewer: Viewer) -> object:
+        return self._endpoint.context_factory(viewer, self._request_id)
+
+    def _response_type(self, *, subscription: bool = False) -> ResponseType:
+        return response_type(self._headers.get("accept", ""), subscription=subscription)
+
+    async def _stream(self, viewer: Viewer, answers: AsyncGenerator[Answer, None]) -> None:
+        ends_at = viewer.expires_at + self._endpoint.settings.socket_grace_seconds
+        await send_event_stream(
+            answers, self._receive, self._send, ends_at=ends_at, stopping=self._stopping
+        )
+
+    async def _answer(self, answer: Answer) -> None:
+        strict = self._response_type() is ResponseType.GRAPHQL
+        await self._respond(400 if strict and answer.refused else 200, answer.body)
+
+    async def _refuse(self, error: DomainError) -> None:
+        """Answer to a request that is not well-formed."""
+        await self._respond(
+            _status_of(error), {"errors": [format_exception(error, self._request_id)]}
+        )
+
+    async def _respond(self, status: int, body: dict[str, Any]) -> None:
+        """Send the whole response, then take in what is left of an unread body."""
+        content = orjson.dumps(body)
+        media_type = self._response_type()
+        if media_type is ResponseType.EVENTS:
+            media_type = ResponseType.JSON
+        headers = [
+            (b"content-type", f"{media_type}; charset=utf-8".encode()),
+            (b"content-length", str(len(content)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if not self._body.complete:
+            headers.append((b"connection", b"close"))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+        await self._body.drain(self._endpoint.settings.max_upload_bytes)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _status_of(error: DomainError) -> int:
+    if isinstance(error, Unauthenticated):
+        return 401
+    if isinstance(error, PayloadTooLarge):
+        return 413
+    return 415 if isinstance(error, UnsupportedMediaType) else 400
+
+
+async def _once(answer: Answer) -> AsyncGenerator[Answer, None]:
+    yield answer

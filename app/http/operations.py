@@ -1,0 +1,137 @@
+"""Running a GraphQL operation, whichever way it came: the one place that calls graphql-core.
+
+Strawberry builds the schema; its own `Schema.execute` and `Schema.stream` are not used, since they
+parse and validate inside extension hooks, where an error of the document ends a whole socket.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+import graphql
+import strawberry
+from graphql import DocumentNode, ExecutionResult, OperationType
+from strawberry.execution import optimized_is_awaitable
+from strawberry.utils.await_maybe import await_maybe
+
+from app.errors import BadUserInput
+from app.schema.documents import DocumentChecker, DocumentRefused
+from app.schema.error_format import (
+    BAD_USER_INPUT,
+    VALIDATION_FAILED,
+    format_errors,
+    format_exception,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQLRequest:
+    """A well-formed request; whether its document is any good is not yet known."""
+
+    query: str
+    variables: dict[str, Any] | None = None
+    operation_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a checked document, ready to run."""
+
+    request: GraphQLRequest
+    document: DocumentNode
+    type: OperationType
+
+    @property
+    def is_subscription(self) -> bool:
+        """Whether it has a stream of results in place of one."""
+        return self.type is OperationType.SUBSCRIPTION
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One result in the form of a GraphQL response.
+
+    ``refused`` is true where there is no ``data`` entry: the operation did not run, or its source
+    of events failed.
+    """
+
+    body: dict[str, Any]
+    refused: bool = False
+
+
+class OperationRefused(Exception):
+    """The operation cannot be started; ``answer`` tells the client why."""
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.errors = errors
+        self.answer = Answer({"errors": errors}, refused=True)
+
+
+class OperationRunner:
+    """Checks and runs operations against one schema."""
+
+    def __init__(self, schema: strawberry.Schema, *, introspection: bool) -> None:
+        self._schema = schema._schema
+        self._executor_class = schema.execution_context_class
+        self._checker = DocumentChecker(self._schema, introspection=introspection)
+
+    def prepare(self, request: GraphQLRequest, request_id: str) -> Operation:
+        """Return the operation that the request names, or raise `OperationRefused`."""
+        try:
+            document = self._checker.check(request.query)
+        except DocumentRefused as refusal:
+            errors = format_errors(refusal.errors, request_id, VALIDATION_FAILED)
+            raise OperationRefused(errors) from None
+        chosen = graphql.get_operation_ast(document, request.operation_name)
+        if chosen is None:
+            error = BadUserInput("The document has no such operation, or operationName is needed.")
+            raise OperationRefused([format_exception(error, request_id)])
+        return Operation(request, document, chosen.operation)
+
+    async def run(self, operation: Operation, context: object, request_id: str) -> Answer:
+        """Run a query or a mutation to its end."""
+        running = graphql.execute(self._schema, **self._arguments(operation, context))
+        return _answer(await await_maybe(running), request_id)
+
+    async def stream(
+        self, operation: Operation, context: object, request_id: str
+    ) -> AsyncGenerator[Answer, None]:
+        """Yield every answer of any kind of operation; close it to end a subscription."""
+        if not operation.is_subscription:
+            yield await self.run(operation, context, request_id)
+            return
+        try:
+            source = graphql.subscribe(self._schema, **self._arguments(operation, context))
+            results = await await_maybe(source)
+            if isinstance(results, ExecutionResult):
+                yield _answer(results, request_id, refused=True)
+                return
+            async with aclosing(cast(AsyncGenerator[ExecutionResult, None], results)) as stream:
+                async for result in stream:
+                    yield _answer(result, request_id)
+        except Exception as error:  # noqa: BLE001 - whatever the source raised; logged by the format
+            yield Answer({"errors": [format_exception(error, request_id)]}, refused=True)
+
+    def _arguments(self, operation: Operation, context: object) -> dict[str, Any]:
+        return {
+            "document": operation.document,
+            "variable_values": operation.request.variables,
+            "operation_name": operation.request.operation_name,
+            "context_value": context,
+            "executor_class": self._executor_class,
+            "is_awaitable": optimized_is_awaitable,
+            "operation_extensions": None,
+            "hide_suggestions": True,
+        }
+
+
+def _answer(result: ExecutionResult, request_id: str, *, refused: bool = False) -> Answer:
+    errors = result.errors or []
+    # Bad variables leave no data and no path; a field's error has one.
+    refused = refused or (result.data is None and all(error.path is None for error in errors))
+    body: dict[str, Any] = {} if refused else {"data": result.data}
+    if errors:
+        body["errors"] = format_errors(errors, request_id, BAD_USER_INPUT)
+    return Answer(body, refused)
