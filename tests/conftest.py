@@ -17,6 +17,8 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.settings import Settings, load_settings
 
+pytest_plugins = ["tests.panopto"]
+
 _OURS = tuple(name.upper() for name in Settings.model_fields)
 
 

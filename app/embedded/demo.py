@@ -57,8 +57,8 @@ def main(settings: Settings, exit_after: bool) -> int:
         demo.prepare(stack)
         try:
             asyncio.run(demo.show())
-        except DemoFailed as failure:
-            demo.console.print(f"[bold red]Failed:[/] {failure}")
+        except (DemoFailed, TimeoutError) as failure:
+            demo.console.print(f"[bold red]Failed:[/] {failure or 'it took too long'}")
             return 1
         if not exit_after:
             demo.keep_serving()
@@ -144,7 +144,7 @@ class Demonstration:
         requested = await student.run(REQUEST, request)
         lecture = await self._follow(student, requested["lecture"]["id"])
         if lecture["status"] != "COMPLETED":
-            raise DemoFailed(lecture["errorMessage"])
+            raise DemoFailed(lecture["errorMessage"] or f"the lecture stays {lecture['status']}")
         self._check("Lecture", lecture["status"], lecture["title"] == self.recording.title)
         seconds = lecture["durationSeconds"]
         self._check("Duration", f"{seconds} s", abs(seconds - DURATION_SECONDS) <= 1)

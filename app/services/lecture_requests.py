@@ -5,7 +5,6 @@ unlinks of one lecture happen one after the other.
 """
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
@@ -19,12 +18,12 @@ from app.domain import JobKind, LectureFailure, LectureStatus
 from app.errors import Conflict, InvalidInput, NotFound
 from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
+from app.ingest.web_url import parse_web_url
 from app.services.lectures import linked, real_id
 from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work
 from app.services.users import ensure_user
 
-MAX_URL_CHARACTERS = 2048
 MAX_TITLE_CHARACTERS = 500
 RUNNING = (LectureStatus.PENDING, LectureStatus.DOWNLOADING)
 _DELETED_MEANWHILE_RETRIES = 10
@@ -208,15 +207,8 @@ def _checked(request: DownloadRequest, identity: SourceIdentity) -> dict[str, st
 def _checked_stream_url(url: str | None) -> str | None:
     if url is None:
         return None
-    url = url.strip()
-    if not url:
-        raise InvalidInput.at("streamUrl", message="The stream URL is blank.")
-    if len(url) > MAX_URL_CHARACTERS:
-        message = f"The stream URL is longer than {MAX_URL_CHARACTERS} characters."
-        raise InvalidInput.at("streamUrl", message=message)
-    if not _is_http(url):
-        raise InvalidInput.at("streamUrl", message="The stream URL must be an http(s) URL.")
-    return url
+    parse_web_url(url, "streamUrl")
+    return url.strip()
 
 
 def _checked_title(title: str | None) -> str | None:
@@ -227,13 +219,3 @@ def _checked_title(title: str | None) -> str | None:
     if title is not None and not is_storable(title):
         raise InvalidInput.at("title", message="The title has characters that are not text.")
     return title
-
-
-def _is_http(url: str) -> bool:
-    if not url.isprintable() or " " in url:
-        return False
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

@@ -1,0 +1,129 @@
+"""Files over HTTP as media hosts serve them: ranges and validators, and the faults to order."""
+
+import asyncio
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.embedded.panopto.recording import Recording
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_CHUNK_BYTES = 1024 * 1024
+_TYPES = {
+    ".m3u8": "application/vnd.apple.mpegurl",
+    ".ts": "video/mp2t",
+    ".m4s": "video/iso.segment",
+    ".mp4": "video/mp4",
+}
+_PAGE = "<!doctype html><title>Panopto</title><p>This is a page, not a recording.</p>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    start: int
+    end: int
+    size: int
+
+    @property
+    def content_range(self) -> str:
+        return f"bytes {self.start}-{self.end - 1}/{self.size}"
+
+
+class MediaFile:
+    """An ASGI application that serves one file of a recording."""
+
+    def __init__(self, recording: Recording, path: Path) -> None:
+        self._recording = recording
+        self._faults = recording.faults
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the file, or with the fault that is due."""
+        fault = self._fault()
+        if fault is not None:
+            await fault(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        size = self._path.stat().st_size
+        etag = self._etag()
+        asked = self._asked(headers, size, etag)
+        if asked is None:
+            unsatisfiable = Response(status_code=416, headers={"content-range": f"bytes */{size}"})
+            await unsatisfiable(scope, receive, send)
+            return
+        await send(self._start(asked, etag))
+        await self._body(scope["method"], asked, send)
+
+    def _fault(self) -> Response | None:
+        faults = self._faults
+        if faults.media_status and faults.due("media_status_times"):
+            headers = {"retry-after": faults.retry_after} if faults.retry_after else {}
+            return HTMLResponse(_PAGE, faults.media_status, headers)
+        if faults.redirect_media_to:
+            return RedirectResponse(faults.redirect_media_to, 302)
+        return HTMLResponse(_PAGE) if faults.html_media else None
+
+    def _etag(self) -> str:
+        if self._faults.etag_changes:
+            self._recording.version += 1
+        return f'"{self._recording.guid}-{self._recording.version}"'
+
+    def _asked(self, headers: Headers, size: int, etag: str) -> _Slice | None:
+        """Return the bytes to send, or None where the range lies outside of the file."""
+        match = _RANGE.fullmatch(headers.get("range", ""))
+        if match is None or self._faults.no_range or headers.get("if-range", etag) != etag:
+            return _Slice(0, size, size)
+        start = int(match[1])
+        end = min(int(match[2]) + 1 if match[2] else size, size)
+        return _Slice(start, end, size) if start < end else None
+
+    def _start(self, asked: _Slice, etag: str) -> dict[str, object]:
+        partial = asked.end - asked.start != asked.size or asked.start > 0
+        headers = {
+            "content-type": _TYPES.get(self._path.suffix, "application/octet-stream"),
+            "etag": etag,
+        }
+        if not self._faults.no_length:
+            headers["content-length"] = str(asked.end - asked.start)
+        if not self._faults.no_range:
+            headers["accept-ranges"] = "bytes"
+        if partial:
+            headers["content-range"] = asked.content_range
+        return {
+            "type": "http.response.start",
+            "status": 206 if partial else 200,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+
+    async def _body(self, method: str, asked: _Slice, send: Send) -> None:
+        """Send the bytes; a cut ends the answer short, and the server drops the connection."""
+        left = asked.end - asked.start if method != "HEAD" else 0
+        kept = self._kept(asked.start, left)
+        cuts, left = kept < left, kept
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(asked.start)
+            while left > 0:
+                chunk = await self._next(file.fileno(), left)
+                left -= len(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not cuts:
+            await send({"type": "http.response.body", "body": b""})
+
+    def _kept(self, start: int, length: int) -> int:
+        """Return how many of the bytes asked for are sent."""
+        cut, end = self._faults.cut_after_bytes, self._faults.ends_at_byte
+        if cut is not None and length > cut and self._faults.due("cut_times"):
+            return cut
+        return length if end is None else max(0, min(length, end - start))
+
+    async def _next(self, file: int, left: int) -> bytes:
+        rate = self._faults.bytes_per_second
+        if rate is None:
+            return os.read(file, min(left, _CHUNK_BYTES))
+        await asyncio.sleep(0.05)
+        return os.read(file, min(left, max(1, rate // 20)))

@@ -1,0 +1,358 @@
+"""The one way out: every byte that the service fetches goes through `GuardedClient`.
+
+A host is resolved once, every address of it is judged, and the connection goes to a judged
+address itself, so that a second answer of the name server gains nothing.  Redirects are followed
+here, each judged anew, and credentials never travel with them to another origin.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpcore
+import httpx
+
+from app.domain import LectureFailure
+from app.errors import IngestFailed, InvalidInput
+from app.ingest.addresses import is_public
+from app.ingest.http_failures import failure_of_error, failure_of_status
+from app.ingest.web_url import WebUrl, ascii_host, parse_web_url
+
+_PUBLIC_PORTS = frozenset({80, 443})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
+# Signed media URLs are longer than any that a person pastes.
+_MAX_URL_CHARACTERS = 16_384
+OnBytes = Callable[[int], Awaitable[None]]
+
+_HEADERS = {"User-Agent": "StudyBuddy", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBody:
+    """A small answer, whole; ``url`` is the one that gave it in the end."""
+
+    url: str
+    status: int
+    content_type: str
+    set_cookies: tuple[str, ...]
+    body: bytes
+
+
+class _JudgingBackend(httpcore.AsyncNetworkBackend):
+    """Connects to judged addresses alone."""
+
+    def __init__(self, allowed: frozenset[str]) -> None:
+        self._allowed = allowed
+        self._tcp = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        deadline = asyncio.get_running_loop().time() + (timeout or 0)
+        addresses = await self._judged(host.removesuffix("."), port, timeout)
+        for position, address in enumerate(addresses, start=1):
+            left = deadline - asyncio.get_running_loop().time() if timeout else None
+            try:
+                return await self._tcp.connect_tcp(address, port, left, local_address, None)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if position == len(addresses):
+                    raise
+        raise httpcore.ConnectError("no address")
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        raise blocked()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _judged(self, host: str, port: int, timeout: float | None) -> list[str]:
+        """Resolve the host and return its addresses, or refuse it for any one of them."""
+        allowed = _authority(host, port) in self._allowed
+        if port not in _PUBLIC_PORTS and not allowed:
+            raise blocked()
+        addresses = await _resolve(host, port, timeout)
+        if not allowed and not all(map(is_public, addresses)):
+            raise blocked()
+        return addresses
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    """httpx over a pool whose connections the backend judged; proxies do not exist here."""
+
+    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        answer = await self._pool.handle_async_request(
+            httpcore.Request(
+                method=request.method,
+                url=url,
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer),
+            extensions=answer.extensions,
+        )
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._answer.aiter_stream()
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()
+
+
+class GuardedClient:
+    """An HTTP client for links that strangers give.  Safe for use by any number of tasks.
+
+    ``allowed_private_hosts`` (``host:port``) are the only ones at private addresses, or on ports
+    other than 80 and 443, that can be reached.  Every failure is an `IngestFailed`: BLOCKED_URL
+    where the guard refused, else as `http_failures` tells.
+    """
+
+    def __init__(
+        self,
+        allowed_private_hosts: Collection[str] = (),
+        *,
+        connect_timeout_seconds: float = 10,
+        idle_timeout_seconds: float = 30,
+        max_connections: int = 512,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._allowed = frozenset(map(_normal_authority, allowed_private_hosts))
+        pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context or httpx.create_ssl_context(),
+            max_connections=max_connections,
+            max_keepalive_connections=16,
+            keepalive_expiry=15,
+            network_backend=_JudgingBackend(self._allowed),
+        )
+        self._client = httpx.AsyncClient(
+            transport=_Transport(pool),
+            timeout=httpx.Timeout(idle_timeout_seconds, connect=connect_timeout_seconds),
+            trust_env=False,
+            # One client serves all lectures, so that no cookie of one may be kept for another.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        cookie_header: str | None = None,
+        data: Mapping[str, str] | None = None,
+        tolerate: Collection[int] = (),
+    ) -> AsyncIterator[httpx.Response]:
+        """Open the answer, its body unread, after at most 5 redirects.
+
+        A status of 400 or more raises, unless it is among ``tolerate``.  ``cookie_header`` and an
+        Authorization header go to the URL's own origin (scheme, host, port) alone.
+        """
+        try:
+            response = await self._follow(method, url, dict(headers or {}), cookie_header, data)
+            try:
+                if response.status_code >= 400 and response.status_code not in tolerate:
+                    raise failure_of_status(response)
+                yield response
+            finally:
+                await response.aclose()
+        except (httpx.HTTPError, httpx.StreamError, *_HTTPCORE_ERRORS) as error:
+            raise failure_of_error(error) from error
+
+    async def read(
+        self,
+        method: str,
+        url: str,
+        *,
+        max_bytes: int,
+        headers: Mapping[str, str] | None = None,
+        cookie_header: str | None = None,
+        data: Mapping[str, str] | None = None,
+        tolerate: Collection[int] = (),
+        expect_partial: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> FetchedBody:
+        """Return a small answer whole; over ``max_bytes`` (decoded) is TOO_LARGE.
+
+        ``expect_partial`` refuses any status but 206; ``on_bytes`` hears of every chunk's size.
+        """
+        async with self.stream(
+            method,
+            url,
+            headers=headers,
+            cookie_header=cookie_header,
+            data=data,
+            tolerate=tolerate,
+        ) as response:
+            if expect_partial and response.status_code != 206:
+                raise IngestFailed(
+                    LectureFailure.SOURCE_NOT_FOUND, "The source does not send parts of its files."
+                )
+            return FetchedBody(
+                str(response.url),
+                response.status_code,
+                content_type(response),
+                tuple(response.headers.get_list("set-cookie")),
+                await _collected(response, max_bytes, on_bytes),
+            )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def _follow(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        cookie_header: str | None,
+        data: Mapping[str, str] | None,
+    ) -> httpx.Response:
+        secrets = {"Cookie": cookie_header} if cookie_header else {}
+        for name in [name for name in headers if name.lower() in {"authorization", "cookie"}]:
+            secrets[name] = headers.pop(name)
+        first = target = self._checked(url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            sent = secrets if target.origin == first.origin else {}
+            request = self._request(method, target, {**_HEADERS, **headers, **sent}, data)
+            response = await self._client.send(request, stream=True)
+            location = response.headers.get("location")
+            if response.status_code not in _REDIRECTS or location is None:
+                return response
+            await response.aclose()
+            if response.status_code not in {307, 308} and method != "HEAD":
+                method, data = "GET", None
+            target = self._checked(str(_joined(response.url, location)))
+        raise IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The source redirects without end.")
+
+    def _request(
+        self,
+        method: str,
+        target: WebUrl,
+        headers: dict[str, str],
+        data: Mapping[str, str] | None,
+    ) -> httpx.Request:
+        """Build the request; where httpx reads another host in the text than we did, refuse."""
+        try:
+            request = self._client.build_request(method, target.text, headers=headers, data=data)
+        except (httpx.InvalidURL, UnicodeError):
+            raise blocked() from None
+        if origin_of(str(request.url)) != target.origin:
+            raise blocked()
+        return request
+
+    def _checked(self, url: str) -> WebUrl:
+        """Refuse what no connection is needed to judge."""
+        try:
+            target = parse_web_url(url, "url", max_characters=_MAX_URL_CHARACTERS)
+        except InvalidInput:
+            raise blocked() from None
+        port = int(target.authority_with_port.rpartition(":")[2])
+        if port not in _PUBLIC_PORTS and target.authority_with_port not in self._allowed:
+            raise blocked()
+        return target
+
+
+def blocked() -> IngestFailed:
+    """Return the failure for a URL that may not be fetched; it does not say why, on purpose."""
+    return IngestFailed(
+        LectureFailure.BLOCKED_URL, "The link leads to a place that is not allowed."
+    )
+
+
+def content_type(response: httpx.Response) -> str:
+    """Return the media type in lower case, without parameters; empty where none was sent."""
+    header: str = response.headers.get("content-type", "")
+    return header.partition(";")[0].strip().lower()
+
+
+def origin_of(url: str) -> str | None:
+    """Return the URL's scheme, host and port, or None where it is no http(s) URL."""
+    try:
+        return parse_web_url(url, "url", max_characters=_MAX_URL_CHARACTERS).origin
+    except InvalidInput:
+        return None
+
+
+_HTTPCORE_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+)
+
+
+async def _collected(response: httpx.Response, max_bytes: int, on_bytes: OnBytes | None) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise IngestFailed(LectureFailure.TOO_LARGE, "The source's answer is too large.")
+        if on_bytes:
+            await on_bytes(len(chunk))
+    return bytes(body)
+
+
+def _joined(base: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return base.join(location)
+    except httpx.InvalidURL:
+        raise blocked() from None
+
+
+async def _resolve(host: str, port: int, timeout: float | None) -> list[str]:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(str(error)) from error
+    except UnicodeError:
+        raise blocked() from None
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _normal_authority(entry: str) -> str:
+    """Write an allow-list entry as URLs are written when they are checked."""
+    host, _, port = entry.rpartition(":")
+    return _authority(ascii_host(host.strip("[]")), int(port))

@@ -1,0 +1,106 @@
+"""What an HTTP failure means for a lecture: which ones pass by themselves, and which do not."""
+
+import re
+import ssl
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from socket import EAI_NODATA, EAI_NONAME, gaierror
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from app.domain import LectureFailure
+from app.errors import IngestFailed
+
+LOGIN_ADVICE = (
+    "The recording needs a login. Open it in a signed-in browser, copy the address of its video"
+    " stream, and request the lecture again with that stream URL."
+)
+_TRANSIENT_STATUSES = frozenset({408, 425, 429})
+_LOGIN_STATUSES = frozenset({401, 403, 407})
+_NO_SUCH_HOST = frozenset({EAI_NONAME, EAI_NODATA})
+_WORD = re.compile("[a-z0-9]+")
+_LOGIN_WORDS = frozenset(
+    {
+        "login",
+        "logon",
+        "signin",
+        "sso",
+        "saml",
+        "saml2",
+        "adfs",
+        "cas",
+        "oauth2",
+        "authorize",
+        "idp",
+    }
+)
+_MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
+
+
+def login_required() -> IngestFailed:
+    """Return the failure that tells the user what helps."""
+    return IngestFailed(LectureFailure.LOGIN_REQUIRED, LOGIN_ADVICE)
+
+
+def failure_of_status(response: httpx.Response) -> IngestFailed:
+    """Return what a status of 400 or more means."""
+    status = response.status_code
+    if status in _LOGIN_STATUSES:
+        return login_required()
+    if status in _TRANSIENT_STATUSES or status >= 500:
+        return IngestFailed(
+            LectureFailure.NETWORK,
+            "The source is busy or out of order.",
+            transient=True,
+            retry_after_seconds=retry_after_seconds(response.headers.get("retry-after")),
+        )
+    return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The source does not have the recording.")
+
+
+def failure_of_error(error: Exception) -> IngestFailed:
+    """Return what an error of the connection means; the cause itself is for the log alone."""
+    if isinstance(error, httpx.TimeoutException | httpcore.TimeoutException):
+        return IngestFailed(
+            LectureFailure.TIMEOUT, "The source did not answer in time.", transient=True
+        )
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return IngestFailed(LectureFailure.NETWORK, "The source's certificate is not valid.")
+    if any(isinstance(cause, gaierror) and cause.errno in _NO_SUCH_HOST for cause in causes):
+        return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The link's host does not exist.")
+    return IngestFailed(
+        LectureFailure.NETWORK, "The connection to the source failed.", transient=True
+    )
+
+
+def retry_after_seconds(header: str | None) -> float | None:
+    """Return the wait that a Retry-After header names, as seconds or as a date; else None."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), _MAX_RETRY_AFTER_SECONDS)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    aware = date if date.tzinfo else date.replace(tzinfo=UTC)
+    wait = (aware - datetime.now(UTC)).total_seconds()
+    return min(max(wait, 0.0), _MAX_RETRY_AFTER_SECONDS)
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return causes
+
+
+def looks_like_login(url: str) -> bool:
+    """Whether a URL that answered with a page is one where people sign in."""
+    parts = urlsplit(url.lower())
+    words = set(_WORD.findall(f"{parts.hostname} {parts.path}"))
+    return bool(words & _LOGIN_WORDS)

@@ -1,0 +1,103 @@
+"""HLS playlists (RFC 8216), parsed in a child process because strangers write them."""
+
+import math
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain import LectureFailure
+from app.errors import IngestFailed
+from app.ingest.sandbox import ChildError, ChildRefused, Limits, run_child
+
+_LIMITS = Limits(memory_bytes=1024**3, cpu_seconds=10, file_bytes=0)
+_TIMEOUT_SECONDS = 20.0
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A stretch of a file: the offset of its first byte and its length."""
+
+    start: int
+    length: int
+
+    @property
+    def header(self) -> str:
+        """The value of a Range header that asks for it."""
+        return f"bytes={self.start}-{self.start + self.length - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKey:
+    """AES-128 in CBC mode: where the key is, and the 16 bytes of the IV in hex."""
+
+    url: str
+    iv: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A media segment, or an initialisation section (which lasts 0 s)."""
+
+    url: str
+    duration_seconds: float
+    byte_range: ByteRange | None = None
+    key: SegmentKey | None = None
+    is_init: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPlaylist:
+    """The parts in the order in which they are written, one after the other, into one file."""
+
+    parts: tuple[Part, ...]
+    ended: bool
+    discontinuities: int
+
+    @property
+    def duration_seconds(self) -> float:
+        """The sum of all EXTINF."""
+        return math.fsum(part.duration_seconds for part in self.parts)
+
+    @property
+    def is_fragmented_mp4(self) -> bool:
+        """Whether it is fMP4; else MPEG-TS or packed audio."""
+        return any(part.is_init for part in self.parts)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The size, where every part is a byte range."""
+        ranges = [part.byte_range.length for part in self.parts if part.byte_range]
+        return sum(ranges) if len(ranges) == len(self.parts) else None
+
+
+@dataclass(frozen=True, slots=True)
+class MasterPlaylist:
+    """The media playlists with audio, best first: audio renditions, then the cheapest variants."""
+
+    audio_urls: tuple[str, ...]
+
+
+Playlist = MasterPlaylist | MediaPlaylist
+_WIRE: TypeAdapter[Playlist] = TypeAdapter(Playlist)
+
+
+async def parse_playlist(text: str, url: str) -> Playlist:
+    """Return what the playlist at ``url`` says, or raise `IngestFailed` with SOURCE_NOT_FOUND."""
+    try:
+        result = await run_child(
+            "app.ingest.playlist_child",
+            {"text": text, "url": url},
+            limits=_LIMITS,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            max_answer_bytes=_MAX_ANSWER_BYTES,
+        )
+        return _WIRE.validate_python(result["playlist"])
+    except ChildRefused:
+        raise IngestFailed(
+            LectureFailure.SOURCE_NOT_FOUND, "The recording is protected against copying."
+        ) from None
+    except (ChildError, ValidationError):
+        raise IngestFailed(
+            LectureFailure.SOURCE_NOT_FOUND, "The stream's playlist cannot be read."
+        ) from None

@@ -1,0 +1,302 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.domain import DownloadStage, LectureFailure
+from app.embedded.panopto import PanoptoSimulator, Recording
+from app.errors import IngestFailed, LeaseLost, StorageFull
+from app.ingest.fetch import fetch_file
+from app.ingest.guard import GuardedClient
+from app.ingest.protocols import MediaLocation, Progress
+from app.storage.local import LocalStorage
+from app.storage.protocol import StoredFileMeta
+from tests.panopto import IMPATIENT, MIB, Reports, files_in
+from tests.serving import serving
+from tests.wait import wait_until
+
+KEY = "audio/one_source.1.mp4"
+
+
+class Fetch:
+    """The fetch of one recording's MP4, as each test wants it."""
+
+    def __init__(
+        self, client: GuardedClient, simulator: PanoptoSimulator, scratch: LocalStorage
+    ) -> None:
+        self.client, self.simulator, self.scratch = client, simulator, scratch
+        self.reports = Reports()
+
+    async def __call__(
+        self, recording: Recording, max_bytes: int = 64 * MIB, report: Reports | None = None
+    ) -> StoredFileMeta:
+        location = MediaLocation("mp4", self.simulator.media_url(recording))
+        return await fetch_file(
+            self.client,
+            location,
+            self.scratch,
+            KEY,
+            report or self.reports,
+            max_bytes=max_bytes,
+            patience=IMPATIENT,
+        )
+
+    async def fails(self, recording: Recording, max_bytes: int = 64 * MIB) -> IngestFailed:
+        """Expect a failure that leaves nothing."""
+        with pytest.raises(IngestFailed) as failure:
+            await self(recording, max_bytes)
+        assert await files_in(self.scratch) == []
+        return failure.value
+
+
+@pytest.fixture
+def fetch(client: GuardedClient, simulator: PanoptoSimulator, scratch: LocalStorage) -> Fetch:
+    return Fetch(client, simulator, scratch)
+
+
+def stored(fetch: Fetch) -> bytes:
+    return fetch.scratch.path_of(KEY).read_bytes()
+
+
+async def test_a_file_arrives_whole_with_progress(fetch: Fetch, recording: Recording) -> None:
+    meta = await fetch(recording)
+    content = recording.media.read_bytes()
+    assert (meta.key, meta.size_bytes) == (KEY, len(content))
+    assert stored(fetch) == content
+    assert {report.stage for report in fetch.reports.all} == {DownloadStage.FETCHING}
+    assert {report.total_bytes for report in fetch.reports.all} == {len(content)}
+    counts = [report.downloaded_bytes for report in fetch.reports.all]
+    assert counts == sorted(counts)
+    assert counts[-1] == len(content)
+
+
+async def test_a_dropped_connection_is_resumed_where_it_stopped(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 900_000, 2
+    await fetch(recording)
+    assert stored(fetch) == recording.media.read_bytes()
+    asked = fetch.simulator.media_requests(recording)
+    assert [request.status for request in asked] == [200, 206, 206]
+    assert [request.range for request in asked] == [None, "bytes=900000-", "bytes=1800000-"]
+    assert sum(request.sent_bytes for request in asked) == recording.media.stat().st_size
+
+
+async def test_many_drops_are_borne_while_there_is_progress(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 200_000, None
+    await fetch(recording)
+    assert stored(fetch) == recording.media.read_bytes()
+
+
+async def test_a_changed_file_is_begun_again(
+    fetch: Fetch, recording: Recording, silent_mp4: Path
+) -> None:
+    recording.faults.cut_after_bytes = 1_000_000
+
+    class Replacing(Reports):
+        async def __call__(self, progress: Progress) -> None:
+            if progress.downloaded_bytes == 1_000_000 and recording.version == 1:
+                recording.media, recording.version = silent_mp4, 2
+
+    await fetch(recording, report=Replacing())
+    assert stored(fetch) == silent_mp4.read_bytes()
+    assert [each.status for each in fetch.simulator.media_requests(recording)] == [200, 200, 200]
+
+
+async def test_a_file_that_always_changes_is_given_up(fetch: Fetch, recording: Recording) -> None:
+    recording.faults.etag_changes = True
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 1_000_000, None
+    failure = await fetch.fails(recording)
+    assert (failure.failure, failure.transient) == (LectureFailure.NETWORK, True)
+
+
+async def test_without_range_a_drop_begins_again(fetch: Fetch, recording: Recording) -> None:
+    recording.faults.no_range = True
+    recording.faults.cut_after_bytes = 1_000_000
+    await fetch(recording)
+    assert stored(fetch) == recording.media.read_bytes()
+    assert {each.status for each in fetch.simulator.media_requests(recording)} == {200}
+
+
+async def test_a_source_that_keeps_ending_early_is_truncated(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.ends_at_byte = 1_500_000
+    failure = await fetch.fails(recording)
+    assert (failure.failure, failure.transient) == (LectureFailure.TRUNCATED, True)
+
+
+async def test_a_busy_server_passes_on_its_wish(fetch: Fetch, recording: Recording) -> None:
+    recording.faults.media_status, recording.faults.retry_after = 429, "120"
+    failure = await fetch.fails(recording)
+    assert (failure.failure, failure.transient) == (LectureFailure.NETWORK, True)
+    assert failure.retry_after_seconds == 120
+    assert len(fetch.simulator.media_requests(recording)) == 1
+
+
+async def test_a_short_outage_in_the_middle_is_waited_for(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.cut_after_bytes = 1_000_000
+
+    class Failing(Reports):
+        async def __call__(self, progress: Progress) -> None:
+            if progress.downloaded_bytes == 1_000_000 and not self.all:
+                recording.faults.media_status, recording.faults.media_status_times = 503, 2
+                self.all.append(progress)
+
+    await fetch(recording, report=Failing())
+    assert stored(fetch) == recording.media.read_bytes()
+    statuses = [each.status for each in fetch.simulator.media_requests(recording)]
+    assert statuses == [200, 503, 503, 206]
+
+
+async def test_a_signed_url_that_runs_out_in_the_middle_passes(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.cut_after_bytes = 1_000_000
+
+    class Closing(Reports):
+        async def __call__(self, progress: Progress) -> None:
+            if progress.downloaded_bytes == 1_000_000:
+                recording.faults.media_status = 403
+
+    fetch.reports = Closing()
+    failure = await fetch.fails(recording)
+    assert (failure.failure, failure.transient) == (LectureFailure.NETWORK, True)
+
+
+async def test_too_large_is_known_before_a_byte_flows(fetch: Fetch, recording: Recording) -> None:
+    failure = await fetch.fails(recording, max_bytes=MIB)
+    assert (failure.failure, failure.transient) == (LectureFailure.TOO_LARGE, False)
+    assert fetch.reports.all == []
+
+
+async def test_too_large_is_noticed_where_no_length_is_told(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.no_length = True
+    failure = await fetch.fails(recording, max_bytes=MIB)
+    assert failure.failure is LectureFailure.TOO_LARGE
+
+
+async def test_without_a_length_the_end_is_the_end(fetch: Fetch, recording: Recording) -> None:
+    recording.faults.no_length = True
+    await fetch(recording)
+    assert stored(fetch) == recording.media.read_bytes()
+    assert {report.total_bytes for report in fetch.reports.all} == {None}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(404, LectureFailure.SOURCE_NOT_FOUND), (403, LectureFailure.LOGIN_REQUIRED)],
+)
+async def test_a_refusal_is_final(
+    fetch: Fetch, recording: Recording, status: int, expected: LectureFailure
+) -> None:
+    recording.faults.media_status = status
+    failure = await fetch.fails(recording)
+    assert (failure.failure, failure.transient) == (expected, False)
+
+
+async def test_a_page_is_no_recording(fetch: Fetch, recording: Recording) -> None:
+    recording.faults.html_media = True
+    assert (await fetch.fails(recording)).failure is LectureFailure.SOURCE_NOT_FOUND
+    recording.faults.html_media = False
+    recording.faults.redirect_media_to = "/Panopto/Pages/Auth/Login.aspx?ReturnUrl=x"
+    assert (await fetch.fails(recording)).failure is LectureFailure.LOGIN_REQUIRED
+
+
+async def test_a_redirect_inwards_is_blocked(fetch: Fetch, recording: Recording) -> None:
+    recording.faults.redirect_media_to = "http://169.254.169.254/latest/meta-data/"
+    failure = await fetch.fails(recording)
+    assert (failure.failure, failure.transient) == (LectureFailure.BLOCKED_URL, False)
+
+
+async def test_whoever_listens_can_stop_it(fetch: Fetch, recording: Recording) -> None:
+    class Losing(Reports):
+        async def __call__(self, progress: Progress) -> None:
+            raise LeaseLost
+
+    with pytest.raises(LeaseLost):
+        await fetch(recording, report=Losing())
+    assert await files_in(fetch.scratch) == []
+
+
+async def test_a_cancelled_fetch_leaves_nothing_and_hangs_up(
+    fetch: Fetch, recording: Recording
+) -> None:
+    recording.faults.bytes_per_second = 100_000
+    task = asyncio.create_task(fetch(recording))
+    await wait_until(lambda: fetch.reports.all, "bytes flow")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await files_in(fetch.scratch) == []
+    sent = fetch.simulator.media_requests(recording)[0].sent_bytes
+    assert sent < recording.media.stat().st_size
+
+
+async def test_a_full_disk_passes_through(
+    client: GuardedClient, simulator: PanoptoSimulator, recording: Recording, scratch: LocalStorage
+) -> None:
+    class Full(LocalStorage):
+        async def store_file(self, key, chunks):  # type: ignore[no-untyped-def]
+            async for _ in chunks:
+                raise StorageFull
+
+    full = Full(scratch.path_of("x").parent)
+    with pytest.raises(StorageFull):
+        await Fetch(client, simulator, full)(recording)
+    await full.close()
+
+
+@pytest.mark.parametrize(("shift", "complete"), [(0, True), (1, False)])
+async def test_a_server_that_sends_a_little_at_a_time_is_asked_again(
+    scratch: LocalStorage, shift: int, complete: bool
+) -> None:
+    content = bytes(range(256)) * 8
+
+    async def answer(request: Request) -> Response:
+        asked = request.headers.get("range")
+        if asked is None:
+            return Response(content[:100], 200, {"content-length": "2048", "etag": '"1"'})
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) + shift
+        end = min(start + 500, len(content))
+        headers = {"content-range": f"bytes {start}-{end - 1}/2048", "etag": '"1"'}
+        return Response(content[start:end], 206, headers)
+
+    async with serving(_cut_short(Starlette(routes=[Route("/a.mp4", answer)]))) as server:
+        client = GuardedClient([f"127.0.0.1:{server.port}"])
+        location = MediaLocation("mp4", f"{server.url}/a.mp4")
+        fetching = fetch_file(
+            client, location, scratch, KEY, Reports(), max_bytes=MIB, patience=IMPATIENT
+        )
+        if complete:
+            await fetching
+            assert scratch.path_of(KEY).read_bytes() == content
+        else:
+            with pytest.raises(IngestFailed) as failure:
+                await fetching
+            assert failure.value.failure is LectureFailure.NETWORK
+            assert await files_in(scratch) == []
+        await client.close()
+
+
+def _cut_short(app: ASGIApp) -> ASGIApp:
+    """Leave out the end of each body, so that a short one drops the connection."""
+
+    async def cut(scope: Scope, receive: Receive, send: Send) -> None:
+        async def unended(message: Message) -> None:
+            await send({**message, "more_body": True} if message.get("body") else message)
+
+        await app(scope, receive, unended)
+
+    return cut

@@ -1,0 +1,329 @@
+import asyncio
+from pathlib import Path
+
+import av
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from app.domain import LectureFailure
+from app.embedded.panopto import PanoptoSimulator, Recording
+from app.embedded.sample_media import media_duration_seconds
+from app.errors import IngestFailed, NotReadyYet
+from app.ingest.guard import GuardedClient
+from app.ingest.hls import fetch_stream, open_stream
+from app.ingest.playlist import ByteRange, MasterPlaylist, MediaPlaylist, parse_playlist
+from app.ingest.protocols import MediaLocation
+from app.storage.local import LocalStorage
+from app.storage.protocol import StoredFileMeta
+from tests.panopto import IMPATIENT, MIB, Reports, files_in
+from tests.serving import serving
+from tests.wait import wait_until
+
+URL = "https://media.example/a/b/index.m3u8"
+HEAD = "#EXTM3U\n#EXT-X-TARGETDURATION:6\n"
+
+
+class Hls:
+    """The fetch of one playlist, as each test wants it."""
+
+    def __init__(self, client: GuardedClient, scratch: LocalStorage) -> None:
+        self.client, self.scratch, self.reports = client, scratch, Reports()
+
+    async def __call__(
+        self, url: str, max_bytes: int = 64 * MIB, cookie: str | None = None
+    ) -> StoredFileMeta:
+        stream = await open_stream(self.client, MediaLocation("hls", url, cookie_header=cookie))
+        return await fetch_stream(
+            self.client,
+            stream,
+            self.scratch,
+            "audio/one_source.1.ts",
+            self.reports,
+            max_bytes=max_bytes,
+            patience=IMPATIENT,
+        )
+
+    async def fails(self, url: str, max_bytes: int = 64 * MIB) -> IngestFailed:
+        """Expect a failure that leaves nothing."""
+        with pytest.raises(IngestFailed) as failure:
+            await self(url, max_bytes)
+        assert await files_in(self.scratch) == []
+        return failure.value
+
+
+@pytest.fixture
+def hls(client: GuardedClient, scratch: LocalStorage) -> Hls:
+    return Hls(client, scratch)
+
+
+def tracks(path: Path) -> list[str]:
+    with av.open(str(path)) as container:
+        return sorted(stream.type for stream in container.streams)
+
+
+def decoded_seconds(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("fragmented", [False, True])
+@pytest.mark.parametrize("rendition", [False, True])
+async def test_a_stream_becomes_one_playable_file(
+    hls: Hls,
+    simulator: PanoptoSimulator,
+    recording: Recording,
+    rendition: bool,
+    fragmented: bool,
+    encrypted: bool,
+) -> None:
+    recording.hls_audio_rendition = rendition
+    recording.hls_fragmented_mp4 = fragmented
+    recording.hls_encrypted = encrypted
+    meta = await hls(simulator.hls_url(recording))
+    path = hls.scratch.path_of(meta.key)
+    assert decoded_seconds(path) == pytest.approx(30, abs=0.1)
+    assert media_duration_seconds(path) == pytest.approx(30, abs=0.1)
+    assert tracks(path) == (["audio"] if rendition else ["audio", "video"])
+    fetched = {each.path.rpartition("/")[2] for each in simulator.media_requests(recording)}
+    assert "high.m3u8" not in fetched
+    assert hls.reports.all[-1].downloaded_bytes >= meta.size_bytes
+
+
+async def test_the_variant_of_the_lowest_bandwidth_is_taken(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.hls_audio_rendition = False
+    await hls(simulator.hls_url(recording))
+    asked = [each.path.rpartition("/")[2] for each in simulator.media_requests(recording)]
+    assert asked[:2] == ["master.m3u8", "low.m3u8"]
+
+
+async def test_a_stream_without_sound_is_no_audio(
+    hls: Hls, simulator: PanoptoSimulator, silent_mp4: Path
+) -> None:
+    silent = simulator.add(Recording(silent_mp4))
+    assert (await hls.fails(simulator.hls_url(silent))).failure is LectureFailure.NO_AUDIO
+
+
+async def test_a_live_stream_is_not_ready(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.live = True
+    with pytest.raises(NotReadyYet):
+        await hls(simulator.hls_url(recording))
+    assert await files_in(hls.scratch) == []
+
+
+async def test_each_segment_is_retried_by_itself(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    await hls(simulator.hls_url(recording))
+    whole = hls.scratch.path_of("audio/one_source.1.ts").read_bytes()
+    stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 20_000, 3
+    recording.faults.media_status, recording.faults.media_status_times = 503, 2
+    await fetch_stream(
+        hls.client,
+        stream,
+        hls.scratch,
+        "audio/two_source.1.ts",
+        hls.reports,
+        max_bytes=MIB,
+        patience=IMPATIENT,
+    )
+    assert hls.scratch.path_of("audio/two_source.1.ts").read_bytes() == whole
+
+
+async def test_a_missing_stream_is_not_found(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.media_status = 404
+    failure = await hls.fails(simulator.hls_url(recording))
+    assert (failure.failure, failure.transient) == (LectureFailure.SOURCE_NOT_FOUND, False)
+
+
+async def test_a_stream_over_the_limit_is_too_large(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    failure = await hls.fails(simulator.hls_url(recording), max_bytes=100_000)
+    assert failure.failure is LectureFailure.TOO_LARGE
+
+
+async def test_cancelled_in_the_middle_nothing_is_left_and_nothing_goes_on(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
+    recording.faults.bytes_per_second = 20_000
+    task = asyncio.create_task(
+        fetch_stream(hls.client, stream, hls.scratch, "audio/x.ts", hls.reports, max_bytes=MIB)
+    )
+    await wait_until(lambda: hls.reports.all, "bytes flow")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await files_in(hls.scratch) == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def playlist(lines: str) -> str:
+    return HEAD + lines + "\n#EXT-X-ENDLIST\n"
+
+
+SEGMENT = "#EXTINF:6,\n{}"
+KEY = '#EXT-X-KEY:METHOD=AES-128,URI="{}"\n#EXTINF:6,\nsegment.ts'
+MAP = '#EXT-X-MAP:URI="{}"\n#EXTINF:6,\nsegment.ts'
+
+
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    [
+        (SEGMENT, "file:///etc/passwd"),
+        (SEGMENT, "http://169.254.169.254/latest/"),
+        (SEGMENT, "concat:a.ts|/etc/passwd"),
+        (SEGMENT, "http://["),
+        (KEY, "http://127.0.0.1:1/a.ts"),
+        (KEY, "file:///etc/passwd"),
+        (MAP, "http://[::1]/a.mp4"),
+    ],
+)
+async def test_no_playlist_leads_anywhere_but_out(
+    scratch: LocalStorage, shape: str, target: str
+) -> None:
+    texts = {
+        "index.m3u8": playlist(shape.format(target)),
+        "master.m3u8": f"{HEAD}#EXT-X-STREAM-INF:BANDWIDTH=1\n{target}\n",
+        "segment.ts": "G" * 188,
+    }
+    async with _serving_texts(texts) as server:
+        client = GuardedClient([f"127.0.0.1:{server.port}"])
+        hls = Hls(client, scratch)
+        for name in ("index.m3u8", "master.m3u8"):
+            failure = await hls.fails(f"{server.url}/{name}")
+            assert failure.failure in (LectureFailure.BLOCKED_URL, LectureFailure.SOURCE_NOT_FOUND)
+            assert not failure.transient
+        await client.close()
+
+
+async def test_byte_ranges_and_their_sum(
+    scratch: LocalStorage, lecture_mp4: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "all.ts").write_bytes(bytes(range(256)) * 10)
+    text = playlist(
+        '#EXT-X-MAP:URI="all.ts",BYTERANGE="10@0"\n'
+        "#EXTINF:2,\n#EXT-X-BYTERANGE:20@100\nall.ts\n"
+        "#EXTINF:3.5,\n#EXT-X-BYTERANGE:30\nall.ts"
+    )
+    async with _serving_texts({"index.m3u8": text}, tmp_path / "all.ts") as server:
+        client = GuardedClient([f"127.0.0.1:{server.port}"])
+        hls = Hls(client, scratch)
+        meta = await hls(f"{server.url}/index.m3u8")
+        await client.close()
+    content = bytes(range(256))
+    expected = content[:10] + content[100:120] + content[120:150]
+    assert scratch.path_of(meta.key).read_bytes() == expected
+    assert hls.reports.all[-1].total_bytes == 60
+
+
+async def test_cookies_go_to_the_playlists_own_origin_alone(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    folder = simulator.hls_url(recording).removesuffix("master.m3u8")
+    await hls.client.read("GET", folder + "master.m3u8", max_bytes=MIB)  # So that it is made.
+    simulator.requests.clear()
+    elsewhere = playlist(f"#EXTINF:6,\n{folder}audio-00000.ts")
+    async with _serving_texts({"index.m3u8": elsewhere}) as server:
+        client = GuardedClient([f"127.0.0.1:{server.port}", simulator.host_port])
+        await Hls(client, hls.scratch)(f"{server.url}/index.m3u8", cookie="a=b")
+        await client.close()
+    assert [each.cookie for each in simulator.media_requests(recording)] == [None]
+    await hls(simulator.hls_url(recording), cookie="a=b")
+    assert {each.cookie for each in simulator.media_requests(recording)[1:]} == {"a=b"}
+
+
+async def test_a_media_playlist_is_read() -> None:
+    found = await parse_playlist(
+        playlist(
+            '#EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-KEY:METHOD=AES-128,URI="../k"\n#EXTINF:6.006,\n1.ts\n'
+            '#EXT-X-KEY:METHOD=AES-128,URI="../k",IV=0x0F\n#EXTINF:5,\n//cdn.example/2.ts\n'
+            "#EXT-X-KEY:METHOD=NONE\n#EXT-X-DISCONTINUITY\n#EXTINF:1,\n#EXT-X-BYTERANGE:5@6\n3.ts"
+        ),
+        URL,
+    )
+    assert isinstance(found, MediaPlaylist)
+    assert found.ended
+    assert found.discontinuities == 1
+    assert found.duration_seconds == pytest.approx(12.006)
+    assert [part.url for part in found.parts] == [
+        "https://media.example/a/b/1.ts",
+        "https://cdn.example/2.ts",
+        "https://media.example/a/b/3.ts",
+    ]
+    keys = [part.key for part in found.parts]
+    assert [key and (key.url, int(key.iv, 16)) for key in keys] == [
+        ("https://media.example/a/k", 7),
+        ("https://media.example/a/k", 15),
+        None,
+    ]
+    assert found.parts[2].byte_range == ByteRange(6, 5)
+
+
+async def test_a_master_names_what_has_audio_best_first() -> None:
+    found = await parse_playlist(
+        "#EXTM3U\n"
+        '#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="s",NAME="s",URI="s.m3u8"\n'
+        '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="de",URI="de.m3u8"\n'
+        '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="en",DEFAULT=YES,URI="en.m3u8"\n'
+        '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="b",NAME="muxed"\n'
+        '#EXT-X-STREAM-INF:BANDWIDTH=900,CODECS="avc1.1,mp4a.40.2"\nhigh.m3u8\n'
+        '#EXT-X-STREAM-INF:BANDWIDTH=100,CODECS="avc1.1"\nsilent.m3u8\n'
+        "#EXT-X-STREAM-INF:BANDWIDTH=500\nunknown.m3u8\n",
+        URL,
+    )
+    assert isinstance(found, MasterPlaylist)
+    names = [url.rpartition("/")[2] for url in found.audio_urls]
+    assert names == ["en.m3u8", "de.m3u8", "unknown.m3u8", "high.m3u8"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        playlist("#EXTINF:abc,\na.ts"),
+        playlist("#EXTINF:nan,\na.ts"),
+        playlist("#EXTINF:-1,\na.ts"),
+        playlist("#EXTINF:inf,\na.ts"),
+        playlist("#EXTINF:1,\n#EXT-X-BYTERANGE:x@y\na.ts"),
+        playlist("#EXT-X-KEY:METHOD\n#EXTINF:1,\na.ts"),
+        playlist('#EXT-X-KEY:METHOD=SAMPLE-AES,URI="k"\n#EXTINF:1,\na.ts'),
+        playlist('#EXT-X-KEY:METHOD=AES-128,URI="k",IV=0x' + "f" * 40 + "\n#EXTINF:1,\na.ts"),
+        "#EXTM3U\n#EXT-X-STREAM-INF:CODECS=x\na.m3u8",
+        playlist("#EXTINF:1,\na.ts\n" * 50_001),
+    ],
+)
+async def test_a_malformed_playlist_is_a_failure_and_no_crash(text: str) -> None:
+    with pytest.raises(IngestFailed) as failure:
+        await parse_playlist(text, URL)
+    assert failure.value.failure is LectureFailure.SOURCE_NOT_FOUND
+    assert not failure.value.transient
+
+
+@pytest.mark.parametrize("text", ["", "<html></html>", playlist(""), "#EXTM3U\n"])
+async def test_what_names_no_segments_is_refused(scratch: LocalStorage, text: str) -> None:
+    async with _serving_texts({"index.m3u8": text}) as server:
+        client = GuardedClient([f"127.0.0.1:{server.port}"])
+        with pytest.raises((IngestFailed, NotReadyYet)):
+            await Hls(client, scratch)(f"{server.url}/index.m3u8")
+        await client.close()
+    assert await files_in(scratch) == []
+
+
+def _serving_texts(texts: dict[str, str], file: Path | None = None):  # type: ignore[no-untyped-def]
+    async def text(request):  # type: ignore[no-untyped-def]
+        found = texts.get(request.path_params["name"])
+        if file and found is None:
+            return FileResponse(file)
+        return Response(found, 404 if found is None else 200, media_type="application/x-mpegurl")
+
+    return serving(Starlette(routes=[Route("/{name}", text)]))

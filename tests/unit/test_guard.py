@@ -1,0 +1,191 @@
+import asyncio
+import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from app.domain import LectureFailure
+from app.errors import IngestFailed
+from app.ingest.addresses import is_public
+from app.ingest.guard import GuardedClient
+from app.ingest.http_failures import failure_of_status, looks_like_login, retry_after_seconds
+
+INWARD = [
+    "127.0.0.1",
+    "127.255.255.254",
+    "0.0.0.0",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "192.0.0.8",
+    "192.0.2.1",
+    "192.88.99.1",
+    "198.18.0.1",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::127.0.0.1",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::808:808",
+    "2002:7f00:1::",
+    "2002:0a00:0001::1",
+    "2001:0:7f00:1::",
+    "2001:0:0808:0808:0:0:80ff:fffe",  # Teredo: its client is 127.0.0.1
+    "fe80::1",
+    "fe80::1%1",
+    "fc00::1",
+    "fd12::1",
+    "fec0::1",
+    "ff02::1",
+    "ff0e::1",
+    "2001:db8::1",
+    "3fff::1",
+    "5f00::1",
+    "100::1",
+    "2606:4700::5efe:7f00:1",  # ISATAP
+    "2606:4700::200:5efe:7f00:1",
+]
+
+
+@pytest.mark.parametrize("address", INWARD)
+def test_inward_addresses_are_seen_through_every_disguise(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"],
+)
+def test_public_addresses_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that every name resolves to; the test fills it in."""
+    addresses: list[str] = []
+
+    def answer(host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return addresses
+
+
+async def test_one_inward_address_among_public_ones_blocks_the_host(resolved: list[str]) -> None:
+    resolved.extend(["93.184.215.14", "127.0.0.1"])
+    with pytest.raises(IngestFailed) as failure:
+        await _get("http://rebinding.example/")
+    assert failure.value.failure is LectureFailure.BLOCKED_URL
+
+
+async def test_the_connection_goes_to_the_judged_address_and_no_second_answer(
+    resolved: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved.append("93.184.215.14")
+    dialled: list[str] = []
+
+    async def refuse(self: Any, host: str, port: int, *_: Any, **__: Any) -> None:
+        dialled.append(host)
+        resolved[:] = ["127.0.0.1"]
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("anyio.connect_tcp", lambda **given: refuse(None, given["remote_host"], 0))
+    with pytest.raises(IngestFailed) as failure:
+        await _get("http://rebinding.example/")
+    assert failure.value.failure is LectureFailure.NETWORK
+    assert dialled == ["93.184.215.14"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://localhost/",
+        "http://0x7f000001/",
+        "http://2130706433/",
+        "http://127.1/",
+        "http://0177.0.0.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::127.0.0.1]/",
+        "http://127.0.0.1./",
+        "http://\uff11\uff12\uff17.0.0.1/",
+        "http://\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3/",
+        "http://0/",
+        "https://8.8.8.8:8443/",
+        "http://8.8.8.8:22/",
+        "file:///etc/passwd",
+        "ftp://8.8.8.8/",
+        "gopher://127.0.0.1:6379/",
+        "http://user@8.8.8.8/",
+        "http://8.8.8.8:80\\@127.0.0.1/",
+        "//127.0.0.1/",
+        "",
+        "http://[::1%25lo]/",
+        "http://" + "a" * 70 + ".example/",
+    ],
+)
+async def test_no_spelling_leads_inwards(url: str) -> None:
+    with pytest.raises(IngestFailed) as failure:
+        await _get(url)
+    assert failure.value.failure is LectureFailure.BLOCKED_URL
+    assert not failure.value.transient
+    assert "127" not in failure.value.message
+
+
+async def _get(url: str) -> None:
+    client = GuardedClient(connect_timeout_seconds=2)
+    try:
+        async with asyncio.timeout(10):
+            await client.read("GET", url, max_bytes=10)
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "transient"),
+    [
+        (400, LectureFailure.SOURCE_NOT_FOUND, False),
+        (401, LectureFailure.LOGIN_REQUIRED, False),
+        (403, LectureFailure.LOGIN_REQUIRED, False),
+        (404, LectureFailure.SOURCE_NOT_FOUND, False),
+        (410, LectureFailure.SOURCE_NOT_FOUND, False),
+        (408, LectureFailure.NETWORK, True),
+        (429, LectureFailure.NETWORK, True),
+        (500, LectureFailure.NETWORK, True),
+        (503, LectureFailure.NETWORK, True),
+    ],
+)
+def test_a_status_is_a_failure(status: int, expected: LectureFailure, transient: bool) -> None:
+    failure = failure_of_status(httpx.Response(status, headers={"Retry-After": "7"}))
+    assert (failure.failure, failure.transient) == (expected, transient)
+    assert failure.retry_after_seconds == (7 if transient else None)
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert retry_after_seconds("120") == 120
+    assert 55 < (retry_after_seconds(soon) or 0) <= 60
+    assert retry_after_seconds("Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    assert retry_after_seconds("9" * 400) == 24 * 3600
+    for nonsense in (None, "", "soon", "-5", "1.5", "²"):
+        assert retry_after_seconds(nonsense) is None
+
+
+def test_login_pages_are_known_by_their_address() -> None:
+    assert looks_like_login("https://uni.panopto.com/Panopto/Pages/Auth/Login.aspx?x")
+    assert looks_like_login("https://login.example.org/oauth2/authorize")
+    assert not looks_like_login("https://example.org/catalogin/lecture.html")
