@@ -27,7 +27,7 @@ test: install  ## every test
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-fault: install  ## the tests that kill, pause and restart
-	$(BIN)/python -m pytest tests/fault
+	$(BIN)/python -m pytest tests/fault -s -m "fault or fault_long"
 
 check: install  ## lint, types, import contracts, schema and migrations drift
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

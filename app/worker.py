@@ -6,14 +6,24 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.backends import Backends, open_backends
+from app.cancellation import ended
+from app.db.engine import make_engine, make_sessions
 from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pages import count_pages
 from app.ingest.pipeline import AudioPipeline
 from app.jobs.doorbell import open_ring_queue
-from app.jobs.runner import DATABASE_TROUBLE, RECOVERY_SECONDS, JobHandler, JobRunner
+from app.jobs.runner import (
+    DATABASE_TROUBLE,
+    HEARTBEAT_SECONDS,
+    RECOVERY_SECONDS,
+    JobHandler,
+    JobRunner,
+)
 from app.jobs.tasks import lanes_of
 from app.jobs.worker import RingWorker
 from app.observability import configure_logging
@@ -24,6 +34,8 @@ from app.services.unit_of_work import Work
 from app.settings import Settings
 
 log = structlog.get_logger()
+
+IDLE_SECONDS = 5
 
 
 def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[JobHandler]:
@@ -49,17 +61,48 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     """Open a worker whose doorbell is answered; its runner is not started yet."""
     async with AsyncExitStack() as stack:
         backends = await stack.enter_async_context(open_backends(settings))
+        _limit_idle_transactions(backends.engine)
         downloader = PanoptoDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)
         lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
-        runner = JobRunner(backends.sessions, backends.wakeups, lanes)
+        runner = JobRunner(await _own_sessions(stack, settings), backends.wakeups, lanes)
         queue = open_ring_queue(settings.redis_url or "")
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         doorbell = RingWorker(queue, backends.wakeups, runner)
         await stack.enter_async_context(doorbell.answering())
         planning = asyncio.create_task(_plan_sweep(backends.work))
-        stack.callback(planning.cancel)
+        stack.push_async_callback(_end, planning)
         yield runner
+
+
+async def _own_sessions(
+    stack: AsyncExitStack, settings: Settings
+) -> async_sessionmaker[AsyncSession]:
+    """Return sessions for the runner alone, so that no job's transaction delays a heartbeat.
+
+    A statement that takes longer than a heartbeat's time is given up, and made anew.  Each commits
+    by itself, so a process that is stopped holds no lock on the ledger.
+    """
+    engine = make_engine(
+        settings.database_url or "", pool_size=2, command_timeout_seconds=HEARTBEAT_SECONDS
+    )
+    stack.push_async_callback(engine.dispose)
+    return make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
+
+
+def _limit_idle_transactions(engine: AsyncEngine) -> None:
+    """Have the server end a transaction, locks and all, whose process stopped in the middle of it.
+
+    A setting of the transaction and not of the session: there may be a pooler in between.
+    """
+
+    def limit(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql(
+                f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+            )
+
+    event.listen(engine.sync_engine, "begin", limit)
 
 
 async def _plan_sweep(work: Work) -> None:
@@ -68,8 +111,13 @@ async def _plan_sweep(work: Work) -> None:
             await plan_sweep(work)
             return
         except DATABASE_TROUBLE:
-            log.warning("database_unreachable", exc_info=True)
+            log.warning("database_unreachable")
             await asyncio.sleep(RECOVERY_SECONDS)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await ended(task)
 
 
 async def run_worker(settings: Settings) -> None:

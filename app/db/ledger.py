@@ -12,21 +12,25 @@ session state, so a transaction-mode PgBouncer may stand in between.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import CursorResult, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.models import Job
+from app.db.models import NOBODY, Job
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 
 LEASE_SECONDS = 6.0
+MAX_CRASHES = 3
+"""How many workers may die holding a job before it counts as the one that kills them."""
+USERS_LOOKED_AT = 64
+JOBS_LOOKED_AT = 10
 _OPEN = text("state IN ('queued', 'running')")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Lease:
     """A claimed job: what to do, for how long it has failed, and the token that proves the claim.
 
@@ -42,14 +46,22 @@ class Lease:
     crashes: int
     age: timedelta
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether one more dead worker closes the job for good."""
+        return self.crashes == MAX_CRASHES - 1
+
 
 async def open_job(
     session: AsyncSession, kind: JobKind, subject_id: UUID, user_id: UUID | None
 ) -> bool:
-    """Queue the work unless it is open already; return whether a row was made."""
+    """Queue the work unless it is open already; return whether a row was made.
+
+    ``user_id`` is whose turn it takes; None for work that is nobody's.
+    """
     statement = (
         insert(Job)
-        .values(kind=kind, subject_id=subject_id, user_id=user_id)
+        .values(kind=kind, subject_id=subject_id, user_id=user_id or NOBODY)
         .on_conflict_do_nothing(index_elements=["kind", "subject_id"], index_where=_OPEN)
         .returning(Job.id)
     )
@@ -67,32 +79,67 @@ async def close_job(session: AsyncSession, kind: JobKind, subject_id: UUID) -> U
     return (await session.execute(statement)).scalar()
 
 
-# Turns go over users: a job's rank is how many of its user's jobs run or wait before it, so a
-# user's first link goes before another's second.  Rows that another worker is claiming are skipped.
+# Turns go over users: a job's turn is its place among its user's waiting jobs, after those of that
+# user that run, so a user's first link goes before another's second.  Up to `USERS_LOOKED_AT` users
+# with waiting work are compared, from a random one on, and `JOBS_LOOKED_AT` jobs of each: the cost
+# does not grow with the queue, and among more users than that the lot decides.
+#
+# What an ended worker left goes first, except where the server has only just started: the holders
+# could not renew their leases while it was away, and have the time of one lease to come back.
+#
+# A job that would be closed for good by one more crash is a suspect: no worker has two of them at a
+# time, so that the one which kills its workers takes no innocent with it.
+def _next_user(kind: str, after: str) -> str:
+    """Return SQL for the next user with waiting work, going round: one probe of the index."""
+    waiting = f"SELECT user_id FROM jobs WHERE state = 'queued' AND kind = {kind}"  # noqa: S608
+    first = "ORDER BY user_id LIMIT 1"
+    return f"coalesce(({waiting} AND user_id > {after} {first}), ({waiting} {first}))"
+
+
 _CLAIM = text(
-    """
-    WITH ranked AS (
-        SELECT id, run_at,
-               row_number() OVER (
-                   PARTITION BY user_id ORDER BY (state = 'running') DESC, run_at, id
-               ) AS turn
-        FROM (
-            SELECT id, user_id, state, run_at FROM jobs
-            WHERE kind = ANY(:kinds) AND state = 'queued' AND run_at <= now()
-            UNION ALL
-            SELECT id, user_id, state, run_at FROM jobs
-            WHERE kind = ANY(:kinds) AND state = 'running' AND lease_until >= now()
-            UNION ALL
-            SELECT id, user_id, 'queued', run_at FROM jobs
-            WHERE kind = ANY(:kinds) AND state = 'running' AND lease_until < now()
-        ) AS open_jobs
+    f"""
+    WITH RECURSIVE waiting AS (
+        SELECT wanted.kind, first.user_id AS first, first.user_id, 1 AS looked_at
+        FROM unnest(CAST(:kinds AS text[])) AS wanted (kind),
+             LATERAL (SELECT {_next_user("wanted.kind", ":from_user")} AS user_id) AS first
+        WHERE first.user_id IS NOT NULL
+        UNION ALL
+        SELECT kind, first, next.user_id, looked_at + 1
+        FROM waiting,
+             LATERAL (SELECT {_next_user("waiting.kind", "waiting.user_id")} AS user_id) AS next
+        WHERE next.user_id <> first AND looked_at < :users
+    ), busy AS (
+        SELECT kind, user_id, count(*) AS jobs FROM jobs
+        WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until >= now()
+        GROUP BY kind, user_id
+    ), due AS (
+        SELECT job.id, job.run_at, job.crashes, coalesce(busy.jobs, 0) + job.place AS turn
+        FROM waiting
+        CROSS JOIN LATERAL (
+            SELECT id, run_at, crashes, row_number() OVER (ORDER BY run_at, id) AS place FROM jobs
+            WHERE state = 'queued' AND kind = waiting.kind AND user_id = waiting.user_id
+              AND run_at <= now()
+            ORDER BY run_at, id LIMIT :jobs
+        ) AS job
+        LEFT JOIN busy USING (kind, user_id)
+        UNION ALL
+        SELECT id, run_at, crashes + 1, 0 FROM jobs
+        WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until < now()
+          AND pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)
+    ), ranked AS (
+        SELECT id, run_at, turn, crashes = :suspect_at AS suspect,
+               row_number() OVER (PARTITION BY crashes = :suspect_at ORDER BY turn, run_at) AS place
+        FROM due
+    ), candidates AS (
+        SELECT id, run_at, turn FROM ranked
+        WHERE NOT suspect OR (place = 1 AND NOT :has_suspect)
+        ORDER BY turn, run_at LIMIT :jobs
     ), claimed AS (
         SELECT jobs.id, jobs.state = 'running' AS crashed
-        FROM jobs JOIN ranked USING (id)
-        WHERE jobs.kind = ANY(:kinds)
-          AND ((jobs.state = 'queued' AND jobs.run_at <= now())
-               OR (jobs.state = 'running' AND jobs.lease_until < now()))
-        ORDER BY ranked.turn, jobs.run_at, jobs.id
+        FROM jobs JOIN candidates USING (id)
+        WHERE (jobs.state = 'queued' AND jobs.run_at <= now())
+           OR (jobs.state = 'running' AND jobs.lease_until < now())
+        ORDER BY turn, candidates.run_at, id
         LIMIT :limit
         FOR UPDATE OF jobs SKIP LOCKED
     )
@@ -103,7 +150,7 @@ _CLAIM = text(
     FROM claimed WHERE jobs.id = claimed.id
     RETURNING jobs.id, jobs.kind, jobs.subject_id, jobs.lease_token, jobs.attempt, jobs.crashes,
               now() - jobs.created_at
-    """
+    """  # noqa: S608 - its parts are the module's own
 )
 
 
@@ -112,15 +159,37 @@ async def claim(
     kinds: Sequence[JobKind],
     limit: int,
     lease_seconds: float = LEASE_SECONDS,
+    *,
+    has_suspect: bool = False,
 ) -> list[Lease]:
-    """Claim up to ``limit`` due jobs: queued ones, and ones whose holder let the lease run out."""
-    parameters = {
+    """Claim up to ``limit`` due jobs: queued ones, and ones whose holder let the lease run out.
+
+    At most one of them is a suspect, and none where the worker has one already (``has_suspect``).
+    """
+    parameters = claim_parameters(kinds, limit, lease_seconds, has_suspect=has_suspect)
+    rows = await session.execute(_CLAIM, parameters)
+    return [Lease(row[0], JobKind(row[1]), *row[2:]) for row in rows]
+
+
+def claim_parameters(
+    kinds: Sequence[JobKind],
+    limit: int,
+    lease_seconds: float = LEASE_SECONDS,
+    *,
+    has_suspect: bool = False,
+) -> dict[str, object]:
+    """Return what the claim's statement is run with."""
+    return {
         "kinds": [kind.value for kind in kinds],
         "limit": limit,
         "lease_seconds": lease_seconds,
+        "from_user": uuid4(),
+        "users": USERS_LOOKED_AT,
+        # More than the limit: another worker may be claiming the first of them right now.
+        "jobs": limit + JOBS_LOOKED_AT,
+        "suspect_at": MAX_CRASHES - 1,
+        "has_suspect": has_suspect,
     }
-    rows = await session.execute(_CLAIM, parameters)
-    return [Lease(row[0], JobKind(row[1]), *row[2:]) for row in rows]
 
 
 _HEARTBEAT = text(
@@ -128,7 +197,7 @@ _HEARTBEAT = text(
     UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_seconds)
     FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
     WHERE jobs.id = held.id AND jobs.lease_token = held.token
-    RETURNING jobs.id
+    RETURNING held.token
     """
 )
 
@@ -136,7 +205,7 @@ _HEARTBEAT = text(
 async def heartbeat(
     session: AsyncSession, leases: Iterable[Lease], lease_seconds: float = LEASE_SECONDS
 ) -> set[UUID]:
-    """Renew all leases in one statement and return the ids of the jobs that are still held."""
+    """Renew all leases in one statement and return the tokens of those that still hold."""
     held = list(leases)
     parameters = {
         "ids": [lease.job_id for lease in held],
@@ -166,15 +235,20 @@ async def requeue(
     *,
     delay: timedelta = timedelta(0),
     attempt: int,
+    crashes: int | None = None,
     error: str | None = None,
 ) -> None:
-    """Put the job back for a later (or another) worker, or raise `LeaseLost`."""
+    """Put the job back for a later (or another) worker, or raise `LeaseLost`.
+
+    ``crashes`` stay as they are unless given: a job that is never done forgives them so.
+    """
     await _release(
         session,
         lease,
         state=JobState.QUEUED,
         run_at=func.now() + delay,
         attempt=attempt,
+        crashes=lease.crashes if crashes is None else crashes,
         last_error=error,
     )
 

@@ -36,6 +36,9 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 
+NOBODY = UUID(int=0)
+"""Whose turn work takes that no user asked for."""
+
 # A B-tree takes keys of up to 2,704 bytes; the course's id and the row's header are in them too.
 _INDEXABLE_URL = "octet_length(canonical_url) <= 2600"
 
@@ -249,7 +252,8 @@ class Job(Base):
 
     Scheduling only; what became of a lecture is read from the lecture.  ``attempt`` counts the
     transient failures that were tried again, ``crashes`` the workers that died holding it, and
-    ``user_id`` is whose waiting work it counts as when workers take turns over users.
+    ``user_id`` is whose waiting work it counts as when workers take turns over users (`NOBODY`'s
+    where it is no user's).
     """
 
     __tablename__ = "jobs"
@@ -261,7 +265,14 @@ class Job(Base):
             unique=True,
             postgresql_where=text("state IN ('queued', 'running')"),
         ),
-        Index("idx_jobs_queued", "kind", "run_at", postgresql_where=text("state = 'queued'")),
+        Index(
+            "idx_jobs_queued",
+            "kind",
+            "user_id",
+            "run_at",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+        ),
         # Not on lease_until: few rows run at once, and a heartbeat that changes an indexed column
         # would write every index of the row anew.  For the same reason no heartbeat changes
         # updated_at (its trigger ignores lease_until).
@@ -283,7 +294,7 @@ class Job(Base):
     id: Mapped[UUID] = _id()
     kind: Mapped[str]
     subject_id: Mapped[UUID]
-    user_id: Mapped[UUID | None]
+    user_id: Mapped[UUID] = mapped_column(server_default=str(NOBODY))
     state: Mapped[JobState] = mapped_column(server_default=JobState.QUEUED.value)
     run_at: Mapped[datetime] = _now()
     attempt: Mapped[int] = mapped_column(server_default=text("0"))

@@ -15,11 +15,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
-from app.db.ledger import Lease
-from app.domain import JobKind
+from app.db.ledger import MAX_CRASHES, Lease
+from app.db.outages import is_outage
+from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 from app.events.wakeups import Wakeups
-from app.services.retry_policy import MAX_CRASHES
+from app.observability import JOB_SECONDS, JOBS_CLAIMED, JOBS_FINISHED
 
 log = structlog.get_logger()
 
@@ -37,8 +38,11 @@ class JobHandler(Protocol):
         """The kind it handles."""
         ...
 
-    async def run(self, lease: Lease) -> None:
-        """Do the work and close or requeue the job; cancelled, leave nothing behind."""
+    async def run(self, lease: Lease) -> str:
+        """Do the work, close or requeue the job, and return which: done, failed or retried.
+
+        Cancelled, it leaves nothing behind.
+        """
         ...
 
     async def abandon(self, lease: Lease) -> None:
@@ -58,23 +62,45 @@ class Lane:
     slots: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
     lease: Lease
     handler: JobHandler
-    task: "asyncio.Task[None]"
+    outcome: str = "lost"
     lost: bool = False
+    leaving: bool = False
+    task: "asyncio.Task[None] | None" = None
+
+    def lose(self) -> None:
+        """Stop the work, once: a second cancellation would cut the cleaning-up short."""
+        if not self.lost and self.task is not None:
+            self.lost = True
+            self._interrupt()
+
+    def give_up(self) -> None:
+        """Stop the work so that it is handed back."""
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self.task is not None and not self.leaving:
+            self.leaving = True
+            self.task.cancel()
 
 
 @dataclass(slots=True)
 class JobRunner:
-    """Claims jobs for its lanes and runs each in a task of its own, until `stop`."""
+    """Claims jobs for its lanes and runs each in a task of its own, until `stop`.
+
+    ``sessions`` are best not shared with the jobs: a heartbeat that waits for a connection is a
+    lease that runs out.
+    """
 
     sessions: async_sessionmaker[AsyncSession]
     wakeups: Wakeups
     lanes: Sequence[Lane]
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[UUID, _Running] = field(default_factory=dict)
+    """By lease token: a job can be taken over by this very worker, before its old task noticed."""
     _stopping: bool = False
 
     def ring(self) -> None:
@@ -110,56 +136,83 @@ class JobRunner:
         try:
             for lane in self.lanes:
                 await self._claim_for(lane)
-        except DATABASE_TROUBLE:
-            log.warning("claim_failed", exc_info=True)
+        except DATABASE_TROUBLE as error:
+            log.warning("claim_failed", reason=type(error).__name__)
             await asyncio.sleep(RECOVERY_SECONDS)
+            # What is held comes first: its leases may have run out while the database was away.
+            await self._renew(self._held())
 
     async def _claim_for(self, lane: Lane) -> None:
         handlers: Mapping[JobKind, JobHandler] = {h.kind: h for h in lane.handlers}
-        held = sum(running.lease.kind in handlers for running in self._running.values())
-        if held >= lane.slots or self._stopping:
+        held = self._held()
+        free = lane.slots - sum(lease.kind in handlers for lease in held)
+        if free <= 0 or self._stopping:
             return
+        has_suspect = any(lease.is_suspect for lease in held)
         async with self.sessions.begin() as session:
-            leases = await ledger.claim(session, list(handlers), lane.slots - held)
+            leases = await ledger.claim(session, list(handlers), free, has_suspect=has_suspect)
         for lease in leases:
             self._start(lease, handlers[lease.kind])
 
-    def _start(self, lease: Lease, handler: JobHandler) -> None:
-        task = asyncio.create_task(self._work_on(lease, handler))
-        self._running[lease.job_id] = _Running(lease, handler, task)
+    def _held(self) -> list[Lease]:
+        return [running.lease for running in self._running.values()]
 
-    async def _work_on(self, lease: Lease, handler: JobHandler) -> None:
-        structlog.contextvars.bind_contextvars(job_id=str(lease.job_id), kind=lease.kind.value)
+    def _start(self, lease: Lease, handler: JobHandler) -> None:
+        JOBS_CLAIMED.labels(lease.kind.value).inc()
+        running = self._running[lease.token] = _Running(lease, handler)
+        running.task = asyncio.create_task(self._work_on(running))
+
+    async def _work_on(self, running: _Running) -> None:
+        lease, kind = running.lease, running.lease.kind.value
+        structlog.contextvars.bind_contextvars(job_id=str(lease.job_id), kind=kind)
         log.info("job_claimed", subject_id=str(lease.subject_id), attempt=lease.attempt)
         try:
-            await self._run_until_called_off(lease, handler)
-            log.info("job_ended")
-        except LeaseLost:
-            log.info("job_lost")
-        except asyncio.CancelledError:
-            if not self._running[lease.job_id].lost:
-                await self._hand_back(lease, handler)
-        except DATABASE_TROUBLE:
-            log.warning("job_interrupted", exc_info=True)
-            await self._hand_back(lease, handler)
+            with JOB_SECONDS.labels(kind).time():
+                running.outcome = await self._outcome_of(running)
+        except Exception:
+            # Not even its end could be written down: the lease runs out, and another takes over.
+            log.exception("job_left")
+            running.outcome = "lost"
         finally:
-            del self._running[lease.job_id]
+            del self._running[lease.token]
+            JOBS_FINISHED.labels(kind, running.outcome).inc()
+            log.info("job_ended", outcome=running.outcome)
             self.ring()
 
-    async def _run_until_called_off(self, lease: Lease, handler: JobHandler) -> None:
+    async def _outcome_of(self, running: _Running) -> str:
+        """Work, and say how it ended; what was interrupted is handed back."""
+        try:
+            return await self._run_until_called_off(running.lease, running.handler)
+        except LeaseLost:
+            return "lost"
+        except asyncio.CancelledError:
+            if running.lost:
+                return "lost"
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("job_interrupted", exc_info=True)
+            running.leaving = True
+            await asyncio.sleep(RECOVERY_SECONDS)
+        return await self._hand_back(running)
+
+    async def _run_until_called_off(self, lease: Lease, handler: JobHandler) -> str:
         """Run the job, with an ear for whoever cancels it."""
         ear = asyncio.create_task(self._listen_for_cancel(lease))
         try:
             if lease.crashes >= MAX_CRASHES:
                 log.error("job_kills_its_workers", crashes=lease.crashes)
                 await handler.abandon(lease)
-                return
-            await handler.run(lease)
-        except (LeaseLost, *DATABASE_TROUBLE):
+                return JobState.FAILED
+            return await handler.run(lease)
+        except LeaseLost:
             raise
-        except Exception:
+        except Exception as error:
+            if is_outage(error):
+                raise
             log.exception("job_broke")
             await handler.abandon(lease)
+            return JobState.FAILED
         finally:
             ear.cancel()
             await asyncio.wait([ear])
@@ -174,39 +227,40 @@ class JobRunner:
     async def _heartbeat_forever(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            leases = [running.lease for running in self._running.values()]
-            if leases:
-                await self._renew(leases)
+            await self._renew(self._held())
 
     async def _renew(self, leases: Sequence[Lease]) -> None:
+        if not leases:
+            return
         try:
             async with self.sessions.begin() as session:
                 held = await ledger.heartbeat(session, leases)
-        except DATABASE_TROUBLE:
-            log.warning("heartbeat_failed", exc_info=True)
+        except DATABASE_TROUBLE as error:
+            log.warning("heartbeat_failed", reason=type(error).__name__)
             return
         for lease in leases:
-            running = self._running.get(lease.job_id)
-            if lease.job_id not in held and running is not None and running.lease is lease:
-                running.lost = True
-                running.task.cancel()
+            running = self._running.get(lease.token)
+            if lease.token not in held and running is not None:
+                running.lose()
 
     async def _hand_everything_back(self) -> None:
-        tasks = [running.task for running in self._running.values()]
-        for task in tasks:
-            task.cancel()
+        running = list(self._running.values())
+        for each in running:
+            each.give_up()
+        tasks = [each.task for each in running if each.task is not None]
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _hand_back(self, lease: Lease, handler: JobHandler) -> None:
+    async def _hand_back(self, running: _Running) -> str:
         """Put the job back, however long the database is away; a lost lease ends the trying."""
         while True:
             try:
-                await handler.hand_back(lease)
-                return
+                await running.handler.hand_back(running.lease)
             except LeaseLost:
-                return
-            except DATABASE_TROUBLE:
-                if self._stopping:
-                    return
+                return "lost"
+            except Exception as error:
+                if not is_outage(error) or self._stopping:
+                    raise
                 await asyncio.sleep(RECOVERY_SECONDS)
+            else:
+                return "handed_back"

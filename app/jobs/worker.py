@@ -69,5 +69,6 @@ class RingWorker(Worker):
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            while not task.done():  # redis-py can swallow a cancellation while it connects or sends.
+                task.cancel()
+                await asyncio.wait([task], timeout=1)

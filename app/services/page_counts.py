@@ -1,6 +1,5 @@
 """The page-count job: a document's pages, counted once, in a child process."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from sqlalchemy import select, update
 from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Document
-from app.domain import JobKind
+from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
 from app.services.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.unit_of_work import Work
@@ -36,18 +35,17 @@ class PageCounts:
         self._scratch = scratch
         self._count = count
 
-    async def run(self, lease: Lease) -> None:
+    async def run(self, lease: Lease) -> str:
         """Fill in the page count; a PDF too broken or too costly to parse keeps null."""
         key = await self._storage_key(lease.subject_id)
         try:
             pages = None if key is None else await self._count_object(key, lease)
-        except ObjectNotFound:
-            await self._finish(lease, None)
-        except StorageError:
-            log.exception("storage_failed", document_id=str(lease.subject_id))
-            await self._retry(lease)
-        else:
-            await self._finish(lease, pages)
+        except ObjectNotFound:  # Deleted meanwhile, or on its way here from another storage.
+            return await self._retry(lease)
+        except (StorageError, OSError):
+            log.exception("page_count_failed", document_id=str(lease.subject_id))
+            return await self._retry(lease)
+        return await self._finish(lease, pages)
 
     async def abandon(self, lease: Lease) -> None:
         """Leave the page count null: the document stays available."""
@@ -63,14 +61,14 @@ class PageCounts:
         async with self._as_local_file(key, lease) as path:
             return await self._count(path)
 
-    async def _retry(self, lease: Lease) -> None:
+    async def _retry(self, lease: Lease) -> str:
         attempts = lease.attempt + 1
         if attempts >= MAX_ATTEMPTS:
-            await self._finish(lease, None)
-            return
+            return await self._finish(lease, None)
         async with self._work.begin() as unit:
             delay = backoff(lease.attempt)
             await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts)
+        return "retried"
 
     async def _storage_key(self, document_id: UUID) -> str | None:
         async with self._work.sessions() as session:
@@ -90,12 +88,13 @@ class PageCounts:
                 await self._scratch.store_file(copy, opened.chunks)
             yield self._scratch.path_of(copy)
         finally:
-            await asyncio.shield(self._scratch.delete_file(copy))
+            await self._scratch.delete_file(copy)
 
-    async def _finish(self, lease: Lease, pages: int | None) -> None:
+    async def _finish(self, lease: Lease, pages: int | None) -> str:
         async with self._work.begin() as unit:
             if pages is not None:
                 counted = update(Document).where(Document.id == lease.subject_id)
                 await unit.session.execute(counted.values(page_count=pages))
                 await unit.wake_document(lease.subject_id)
             await ledger.finish(unit.session, lease)
+        return JobState.DONE

@@ -4,12 +4,17 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+import structlog
 from sqlalchemy import text
 
+from app.cancellation import ended
 from app.db.ledger import Lease
+from app.db.outages import is_outage
 from app.errors import LeaseLost
 from app.ingest.protocols import Progress
 from app.services.unit_of_work import Work
+
+log = structlog.get_logger()
 
 INTERVAL_SECONDS = 1.0
 
@@ -59,7 +64,7 @@ class ProgressWriter:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
+            await ended(task)
 
     async def _write_forever(self) -> None:
         while True:
@@ -67,7 +72,16 @@ class ProgressWriter:
             await self._reported.wait()
             self._reported.clear()
             if self._newest is not None:
-                await self._write(self._newest)
+                await self._write_if_possible(self._newest)
+
+    async def _write_if_possible(self, progress: Progress) -> None:
+        """Write; a database that is away for a while misses this one and no more."""
+        try:
+            await self._write(progress)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("progress_unwritten", reason=type(error).__name__)
 
     async def _write(self, progress: Progress) -> None:
         parameters = {
@@ -79,6 +93,8 @@ class ProgressWriter:
             "token": self._lease.token,
         }
         async with self._work.begin() as unit:
+            # One statement that holds no lock longer than it takes.
+            await unit.session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
             users = (await unit.session.execute(_WRITE, parameters)).scalar_one_or_none()
             if users is None:
                 raise LeaseLost

@@ -4,7 +4,7 @@ Rows go first, in one transaction under the item's row lock; objects follow the 
 sweep collects those that a crash in between leaves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -121,18 +121,20 @@ async def remove_document(unit: UnitOfWork, document: Document) -> list[str]:
     return [document.storage_key]
 
 
-async def delete_objects(storage: ObjectStore, keys: Iterable[str]) -> None:
+async def delete_objects(storage: ObjectStore, keys: Sequence[str]) -> None:
     """Delete the objects of rows that are gone; what fails here is left to the sweep."""
-    for key in keys:
-        try:
-            await storage.delete_file(key)
-        except StorageError:
-            log.warning("object_left_to_the_sweep", key=key, exc_info=True)
+    if not keys:
+        return
+    try:
+        await storage.delete_files(keys)
+    except StorageError:
+        log.warning("objects_left_to_the_sweep", keys=keys, exc_info=True)
 
 
 async def _locked_lecture(session: AsyncSession, lecture_id: UUID) -> Lecture:
     query = select(Lecture).where(Lecture.id == real_id(lecture_id)).with_for_update()
-    lecture = await session.scalar(query)
+    # Twice: a lecture that is merged away while this waits for its lock goes by another id now.
+    lecture = await session.scalar(query) or await session.scalar(query)
     if lecture is None:
         raise NotFound("lecture", lecture_id)
     return lecture

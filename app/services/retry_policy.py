@@ -9,7 +9,6 @@ import random
 from datetime import timedelta
 
 MAX_ATTEMPTS = 5
-MAX_CRASHES = 3
 BASE_SECONDS = 2.0
 CAP_SECONDS = 300.0
 NOT_READY_MINUTES = (1, 2, 5, 10, 20, 40, 60)

@@ -19,6 +19,11 @@ def source_stem(lecture_id: UUID, attempt: int, lease: Lease) -> str:
     return f"audio/{lecture_id}_source.{attempt}.{lease.token.hex[:8]}"
 
 
+def is_temporary(key: str) -> bool:
+    """Tell whether the key is of an attempt's temporary object, made with `source_stem`."""
+    return key.startswith("audio/") and "_source." in key
+
+
 def document_key(document_id: UUID) -> str:
     """Return the key of a document's PDF."""
     return f"documents/{document_id}.pdf"

@@ -5,7 +5,6 @@ again when it is done.  What it removes: items that nobody is linked to, objects
 half-written files, and old closed jobs.  Rows whose object is missing are only reported.
 """
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
@@ -13,12 +12,19 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Select, exists, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Document, Lecture, UserDocument, UserLecture
-from app.domain import JobKind, LectureStatus
+from app.domain import JobKind, JobState
+from app.errors import ObjectNotFound
+from app.services.inventory import (
+    BATCH,
+    is_pointed_at,
+    lecture_of,
+    orphans_among,
+    stored_items,
+)
 from app.services.removal import delete_objects, remove_document, remove_lecture
 from app.services.unit_of_work import Work
 from app.storage.protocol import LocalFiles, ObjectInfo, ObjectStore
@@ -30,10 +36,6 @@ MIN_INTERVAL_SECONDS = 1.0
 MAX_INTERVAL_SECONDS = 300.0
 KEEP_CLOSED_JOBS_FOR = timedelta(days=7)
 _MAX_ITEMS = 1000
-
-_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_LECTURE_KEY = re.compile(rf"(?:audio|transcripts)/({_UUID})(?:_source\.[^/]*)?\.[^/]+")
-_DOCUMENT_KEY = re.compile(rf"documents/({_UUID})\.[^/]+")
 
 
 @runtime_checkable
@@ -70,15 +72,18 @@ class Sweep:
         interval = min(max(grace_seconds / 4, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS)
         self._interval = timedelta(seconds=interval)
 
-    async def run(self, lease: Lease) -> None:
+    async def run(self, lease: Lease) -> str:
         """Sweep once, and queue the next one."""
         await self._unlinked_lectures()
         await self._unlinked_documents()
         for store in self._stores:
-            await self._orphans(store)
+            seen = await self._orphans(store)
+            if store is self._storage:
+                await self._report_missing(seen)
             if isinstance(store, HasPartials):
                 await self._partials(store)
         await self._requeue(lease, self._interval)
+        return JobState.DONE
 
     async def abandon(self, lease: Lease) -> None:
         """Try again at the next interval; the fault is in the log."""
@@ -91,7 +96,8 @@ class Sweep:
     async def _requeue(self, lease: Lease, delay: timedelta) -> None:
         async with self._work.begin() as unit:
             await ledger.prune(unit.session, KEEP_CLOSED_JOBS_FOR)
-            await ledger.requeue(unit.session, lease, delay=delay, attempt=0)
+            # Crashes are forgiven: over the months, three workers will die in a sweep.
+            await ledger.requeue(unit.session, lease, delay=delay, attempt=0, crashes=0)
 
     async def _unlinked_lectures(self) -> None:
         alone = ~exists().where(UserLecture.lecture_id == Lecture.id)
@@ -124,46 +130,57 @@ class Sweep:
         async with self._work.sessions() as session:
             return (await session.scalars(query.limit(_MAX_ITEMS))).all()
 
-    async def _orphans(self, store: ObjectStore) -> None:
-        """Delete objects that no row has, unless they are young or an open job may need them."""
+    async def _orphans(self, store: ObjectStore) -> set[str]:
+        """Delete objects that no row has, unless they are young or an open job may need them.
+
+        Returns the keys of all that were there.
+        """
+        seen: set[str] = set()
+        old: list[str] = []
         async for found in store.list_files():
-            if self._is_old(found) and await self._is_orphan(found.key):
-                await self._delete_orphan(store, found.key)
+            seen.add(found.key)
+            if self._is_old(found):
+                old.append(found.key)
+        for start in range(0, len(old), BATCH):
+            async with self._work.sessions() as session:
+                orphans = await orphans_among(session, old[start : start + BATCH])
+            for key in orphans:
+                await self._delete_orphan(store, key)
+        return seen
 
     def _is_old(self, found: ObjectInfo) -> bool:
         return datetime.now(UTC) - found.modified_at > self._grace
 
-    async def _is_orphan(self, key: str) -> bool:
-        async with self._work.sessions() as session:
-            return await _is_orphan(session, key)
-
     async def _delete_orphan(self, store: ObjectStore, key: str) -> None:
         """Delete the object under its lecture's row lock, so that no attempt puts it meanwhile."""
         async with self._work.begin() as unit:
-            lecture = _LECTURE_KEY.fullmatch(key)
-            if lecture is not None:
-                mine = select(Lecture.id).where(Lecture.id == UUID(lecture[1]))
-                await unit.session.execute(mine.with_for_update())
-            if await _is_orphan(unit.session, key):
+            mine = select(Lecture.id).where(Lecture.id == lecture_of(key))
+            await unit.session.execute(mine.with_for_update())
+            if await orphans_among(unit.session, [key]):
                 await store.delete_file(key)
                 log.info("swept_object", key=key)
+
+    async def _report_missing(self, seen: set[str]) -> None:
+        """Log the rows that point at nothing; only an operator knows what to do about them."""
+        async with self._work.sessions() as session:
+            missing = [item.key async for item in stored_items(session) if item.key not in seen]
+        for key in missing:
+            if not await self._exists(key) and await self._is_pointed_at(key):
+                log.error("row_without_object", key=key)
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._storage.stat_file(key)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def _is_pointed_at(self, key: str) -> bool:
+        async with self._work.sessions() as session:
+            return await is_pointed_at(session, key)
 
     async def _partials(self, store: HasPartials) -> None:
         async for found in store.list_partials():
             if self._is_old(found):
                 await store.delete_partial(found.key)
                 log.info("swept_partial", key=found.key)
-
-
-async def _is_orphan(session: AsyncSession, key: str) -> bool:
-    """Whether no row has the object, nor an open job may; a key that is none of ours is kept."""
-    if match := _DOCUMENT_KEY.fullmatch(key):
-        return await session.get(Document, UUID(match[1])) is None
-    if match := _LECTURE_KEY.fullmatch(key):
-        lecture = await session.get(Lecture, UUID(match[1]), populate_existing=True)
-        if lecture is None:
-            return True
-        if key in {lecture.audio_storage_key, lecture.transcript_storage_key}:
-            return False
-        return lecture.status not in {LectureStatus.PENDING, LectureStatus.DOWNLOADING}
-    return False

@@ -14,6 +14,7 @@ from app.backends import Backends, open_backends
 from app.context import AppState, GraphQLContext
 from app.db.models import Course, Document, Lecture, User, UserDocument, UserLecture
 from app.schema.root import schema
+from app.services.quotas import Allowance
 from app.settings import Settings
 
 ROWS = 30
@@ -81,7 +82,8 @@ async def running(
     backends: Backends, viewer: Viewer, query: str
 ) -> AsyncIterator[tuple[dict[str, object], list[str]]]:
     state = AppState(backends.settings, backends, LinkSigner(b"secret"))
-    context = GraphQLContext(state, viewer, "request")
+    allowance = Allowance(backends.requests, viewer.id, None)
+    context = GraphQLContext(state, viewer, "request", allowance)
     with counted(backends.engine) as statements:
         result = await schema.execute(query, context_value=context)
     assert result.errors is None

@@ -1,0 +1,65 @@
+"""What a test reads from the database itself, and what must hold when all is over."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from tests.fault.processes import Deployment
+from tests.service import Service
+from tests.wait import wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Plain SQL on the test's database; connects anew each time, since the server may restart."""
+
+    url: str
+
+    async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.url.replace("+asyncpg", ""))
+        try:
+            return await connection.fetch(query, *arguments)
+        finally:
+            await connection.close()
+
+    async def attempts(self) -> dict[str, tuple[str, int]]:
+        """Return each lecture's status and attempt, by id."""
+        found = await self.rows("SELECT id::text, status::text, attempt FROM lectures")
+        return {row[0]: (row[1], row[2]) for row in found}
+
+
+async def all_ended(database: Database, count: int, timeout_seconds: float = 60) -> None:
+    """Wait until there are so many lectures, each COMPLETED or FAILED."""
+
+    async def ended() -> bool:
+        states = [status for status, _ in (await database.attempts()).values()]
+        return len(states) == count and set(states) <= {"completed", "failed"}
+
+    await wait_until(ended, f"all {count} lectures have ended", timeout_seconds=timeout_seconds)
+
+
+async def assert_one_effect(service: Service, deployment: Deployment, database: Database) -> None:
+    """Every lecture is COMPLETED with one audio object; nothing else is left, nor any process."""
+    lectures = await database.rows(
+        """
+        SELECT l.id::text, l.status::text, l.attempt, l.audio_storage_key,
+               (SELECT sum(crashes + attempt + 1) FROM jobs
+                WHERE subject_id = l.id AND kind = 'download_lecture') AS claims
+        FROM lectures AS l
+        """
+    )
+    failed = (
+        "SELECT failure::text, error_message, attempt FROM lectures WHERE status <> 'completed'"
+    )
+    assert [dict(row) for row in await database.rows(failed)] == []
+    for row in lectures:
+        assert 1 <= row["attempt"] <= row["claims"], dict(row)
+    open_jobs = "SELECT * FROM jobs WHERE state IN ('queued', 'running') AND kind <> 'sweep'"
+    assert await database.rows(open_jobs) == []
+    expected = {row["audio_storage_key"] for row in lectures}
+    documents = await database.rows("SELECT storage_key FROM documents")
+    expected |= {row["storage_key"] for row in documents}
+    description = "the sweep has left one object for each row"
+    await wait_until(lambda: service.stored() == expected, description, timeout_seconds=20)
+    assert deployment.strays() == []

@@ -1,0 +1,252 @@
+"""kill -9, at random points, of workers, of the API, and of both at once."""
+
+import asyncio
+import random
+import statistics
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from app.domain import JobKind
+from app.embedded.panopto import Recording
+from tests.fault.ledger_state import Database, all_ended, assert_one_effect
+from tests.fault.processes import Deployment
+from tests.service import Client, Service
+from tests.wait import wait_until
+
+VICTIMS = (("worker",), ("api",), ("api", "worker"))
+LONGEST_SECONDS = 15.0
+
+
+@pytest.mark.fault
+async def test_kills(service: Service, deployment: Deployment, media: Path) -> None:
+    await _kill_repeatedly(service, deployment, media, rounds=3, lectures=4)
+
+
+@pytest.mark.fault_long
+async def test_fifty_kills(service: Service, deployment: Deployment, media: Path) -> None:
+    await _kill_repeatedly(service, deployment, media, rounds=50, lectures=20)
+
+
+async def _kill_repeatedly(
+    service: Service, deployment: Deployment, media: Path, *, rounds: int, lectures: int
+) -> None:
+    database = Database(service.settings.database_url or "")
+    deployment.start("worker-2")
+    await deployment.ready("worker-2")
+    recoveries: list[float] = []
+    for number in range(rounds):
+        victims = VICTIMS[number % len(VICTIMS)]
+        recoveries += await _one_round(service, deployment, media, victims, lectures)
+    await all_ended(database, rounds * lectures)
+    await assert_one_effect(service, deployment, database)
+    _report(f"{rounds} kills, {rounds * lectures} lectures", recoveries)
+    assert max(recoveries, default=0) < LONGEST_SECONDS
+
+
+async def _one_round(
+    service: Service, deployment: Deployment, media: Path, victims: tuple[str, ...], count: int
+) -> list[float]:
+    """Request, kill at some moment, start again; return how long each orphan had to wait."""
+    database = Database(service.settings.database_url or "")
+    before = len(await database.attempts())
+    recordings = [_recording(service, media) for _ in range(count)]
+    requests = [asyncio.create_task(_until_answered(service, each)) for each in recordings]
+    await asyncio.sleep(random.uniform(0.2, 3.0))  # the random point
+    orphans = await _held_by_victims(database, victims)
+    killed_at = time.monotonic()
+    for victim in victims:
+        deployment.kill(victim)
+    waiting = [asyncio.create_task(_taken_up_again(database, *each)) for each in orphans.items()]
+    await asyncio.gather(*(deployment.restart(victim) for victim in victims))
+    answered = await asyncio.gather(*requests)
+    assert len(set(answered)) == count, "a lecture was doubled, or lost"
+    again = await asyncio.gather(*waiting)
+    await all_ended(database, before + count)
+    return [moment - killed_at for moment in again if moment is not None]
+
+
+def _recording(service: Service, media: Path) -> Recording:
+    recording = service.simulator.add(Recording(media, offers=("mp4",)))
+    recording.faults.bytes_per_second = 150_000
+    return recording
+
+
+async def _until_answered(service: Service, recording: Recording) -> str:
+    """Ask as a patient client does; what was answered once must be answered again the same."""
+    ada, url = service.user("ada"), service.simulator.viewer_url(recording)
+    while True:
+        try:
+            lecture_id: str = (await ada.request(service.course, url))["lecture"]["id"]
+        except httpx.HTTPError:
+            await asyncio.sleep(0.05)
+        else:
+            return lecture_id
+
+
+async def _held_by_victims(database: Database, victims: tuple[str, ...]) -> dict[str, int]:
+    """Return the attempt of each lecture that is being downloaded, where a worker is to die.
+
+    Which of the two workers has it is not known: one that the other has simply ends.
+    """
+    if "worker" not in victims:
+        return {}
+    found = await database.attempts()
+    return {key: attempt for key, (state, attempt) in found.items() if state == "downloading"}
+
+
+async def _taken_up_again(database: Database, lecture_id: str, attempt: int) -> float | None:
+    """Return when the lecture was taken up again; None where it ended in the other's hands."""
+
+    async def moved() -> str | None:
+        status, now = (await database.attempts())[lecture_id]
+        return "again" if now > attempt else status if status in {"completed", "failed"} else None
+
+    how = await wait_until(moved, "an orphan is taken up", timeout_seconds=30)
+    return time.monotonic() if how == "again" else None
+
+
+def _report(what: str, seconds: list[float]) -> None:
+    if not seconds:
+        return
+    ordered = sorted(seconds)
+    p95 = ordered[max(0, round(0.95 * len(ordered)) - 1)]
+    median = statistics.median(ordered)
+    print(
+        f"\n{what}: {len(ordered)} interrupted downloads went on after"
+        f" median {median:.1f} s, p95 {p95:.1f} s, longest {ordered[-1]:.1f} s"
+    )
+
+
+@pytest.mark.fault
+async def test_what_kills_three_workers_fails_and_hurts_nobody_else(
+    service: Service, deployment: Deployment, media: Path
+) -> None:
+    database = Database(service.settings.database_url or "")
+    ada = service.user("ada")
+    innocent, killer = _slow(service, media, 200_000), _slow(service, media, 2_000)
+    others = (await ada.request(service.course, service.simulator.viewer_url(innocent)))["lecture"]
+    lecture = (await ada.request(service.course, service.simulator.viewer_url(killer)))["lecture"]
+    for crashes in range(3):
+        await _is_run(database, lecture["id"], crashes)
+        deployment.kill("worker")
+        await _let_leases_run_out(database)
+        await deployment.restart("worker")
+    failed = await ada.until(lecture["id"], "FAILED", timeout_seconds=30)
+    assert failed["failure"] == "INTERNAL"
+    assert failed["attempt"] == 3
+    await ada.until(others["id"], "COMPLETED", timeout_seconds=40)
+    await wait_until(
+        lambda: service.stored() == {f"audio/{others['id']}.m4a"}, "no strays", timeout_seconds=20
+    )
+
+
+def _slow(service: Service, media: Path, bytes_per_second: int) -> Recording:
+    recording = _recording(service, media)
+    recording.faults.bytes_per_second = bytes_per_second
+    return recording
+
+
+async def _is_run(database: Database, lecture_id: str, crashes: int) -> None:
+    """Wait until a worker holds the lecture after so many have died of it."""
+    query = """
+        SELECT 1 FROM jobs JOIN lectures ON lectures.id = subject_id
+        WHERE subject_id = $1 AND state = 'running' AND crashes = $2 AND lectures.attempt > $2
+    """
+    held = lambda: database.rows(query, UUID(lecture_id), crashes)  # noqa: E731
+    await wait_until(held, "the lecture is downloaded again", timeout_seconds=60)
+
+
+async def _let_leases_run_out(database: Database) -> None:
+    """Spare the test the wait."""
+    await database.rows("UPDATE jobs SET lease_until = now() WHERE state = 'running' RETURNING 1")
+
+
+@pytest.mark.fault
+async def test_a_paused_worker_changes_nothing_when_it_goes_on(
+    service: Service, deployment: Deployment, media: Path
+) -> None:
+    await _pause(service, deployment, media)
+
+
+@pytest.mark.fault_long
+async def test_a_worker_is_paused_at_many_points(
+    service: Service, deployment: Deployment, media: Path
+) -> None:
+    for _ in range(8):
+        await _pause(service, deployment, media)
+        deployment.kill("worker-2")
+
+
+async def _pause(service: Service, deployment: Deployment, media: Path) -> None:
+    """SIGSTOP past the lease, a successor that finishes, SIGCONT."""
+    database = Database(service.settings.database_url or "")
+    ada = service.user("ada")
+    known = len(await database.attempts())
+    for _ in range(4):
+        url = service.simulator.viewer_url(_recording(service, media))
+        await ada.request(service.course, url)
+    await asyncio.sleep(random.uniform(0.3, 1.3))  # the random point
+    with deployment.paused("worker"):
+        deployment.start("worker-2")
+        await deployment.ready("worker-2")
+        await all_ended(database, known + 4, timeout_seconds=40)
+        query = "SELECT id, revision, updated_at, attempt FROM lectures ORDER BY id"
+        before = await database.rows(query)
+    await wait_until(lambda: _renews_again(database, deployment), "it is awake", timeout_seconds=10)
+    assert await database.rows(query) == before
+    await assert_one_effect(service, deployment, database)
+
+
+async def _renews_again(database: Database, deployment: Deployment) -> bool:
+    """Whether the paused worker has noticed that it lost everything, if it held anything."""
+    log = deployment.log_of("worker")
+    return log.count("job_claimed") == log.count("job_ended")
+
+
+@pytest.mark.fault
+async def test_uploads_race_with_unlinks(service: Service, deployment: Deployment) -> None:
+    await _race_uploads(service, deployment, rounds=20)
+
+
+@pytest.mark.fault_long
+async def test_two_hundred_uploads_race_with_unlinks(
+    service: Service, deployment: Deployment
+) -> None:
+    await _race_uploads(service, deployment, rounds=200)
+
+
+async def _race_uploads(service: Service, deployment: Deployment, rounds: int) -> None:
+    """The last unlink and a new upload of the same bytes, again and again, at the same moment."""
+    from tests.pdfs import make_pdf
+
+    ada, bob = service.user("ada"), service.user("bob")
+    course, content = uuid4(), make_pdf(2, "race")
+    held = (await ada.upload(course, content))["document"]["id"]
+    for _ in range(rounds):
+        unlinked, uploaded = await asyncio.gather(
+            ada.run(_UNLINK, id=held), bob.upload(course, content)
+        )
+        assert unlinked["__typename"] == "UnlinkDocumentPayload"
+        held = uploaded["document"]["id"]
+        assert (await bob.document(held))["id"] == held
+        assert (await bob.get(f"/api/documents/{held}/file")).content == content
+        ada, bob = bob, ada
+    database = Database(service.settings.database_url or "")
+    assert len(await database.rows("SELECT 1 FROM documents")) == 1
+    pages = lambda: _has_pages(ada, held)  # noqa: E731
+    await wait_until(pages, "the pages are counted", timeout_seconds=20)
+    await assert_one_effect(service, deployment, database)
+    counted = "SELECT 1 FROM jobs WHERE kind = $1 AND state IN ('queued', 'running')"
+    assert await database.rows(counted, JobKind.COUNT_PAGES.value) == []
+
+
+async def _has_pages(client: Client, document_id: str) -> bool:
+    return (await client.document(document_id))["pageCount"] == 2
+
+
+_UNLINK = """mutation ($id: ID!) { unlinkDocument(id: $id) {
+  __typename ... on UnlinkDocumentPayload { deleted } } }"""

@@ -1,0 +1,255 @@
+"""What the sweep takes, what it leaves, and what it only tells."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select, text
+from structlog.testing import capture_logs
+
+from app.backends import Backends, open_backends
+from app.db import ledger
+from app.db.models import Document, Job, Lecture, User, UserDocument, UserLecture
+from app.domain import JobKind, JobState, LectureFailure, LectureStatus
+from app.services.doctor import Doctor
+from app.services.sweep import SWEEP_SUBJECT, Sweep, plan_sweep
+from app.settings import Settings
+
+GRACE_SECONDS = 60.0
+OLD_SECONDS = 3600
+
+
+@dataclass
+class Store:
+    """The service's backends and its local files."""
+
+    backends: Backends
+    root: Path
+
+    async def put(
+        self, key: str, *, age_seconds: float = OLD_SECONDS, content: bytes = b"x"
+    ) -> str:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content
+
+        await self.backends.storage.store_file(key, chunks())
+        self.age(key, age_seconds)
+        return key
+
+    def age(self, key: str, seconds: float) -> None:
+        then = time.time() - seconds
+        os.utime(self.root / key, (then, then))
+
+    def keys(self) -> set[str]:
+        return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
+
+    async def add(self, *rows: Any) -> None:
+        async with self.backends.sessions.begin() as session:
+            for row in rows:
+                session.add(row)
+                await session.flush()
+
+    async def age_rows(self) -> None:
+        """Make every lecture and document look as if nothing had touched it for long."""
+        async with self.backends.sessions.begin() as session:
+            for table in ("lectures", "documents"):
+                await session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+                await session.execute(
+                    text(f"UPDATE {table} SET updated_at = now() - interval '1 hour'")
+                )
+                await session.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
+
+    async def sweep(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        await plan_sweep(self.backends.work)
+        async with self.backends.sessions.begin() as session:
+            await session.execute(text("UPDATE jobs SET run_at = now() WHERE kind = 'sweep'"))
+        async with self.backends.sessions.begin() as session:
+            (lease,) = await ledger.claim(session, [JobKind.SWEEP], 1)
+        backends = self.backends
+        await Sweep(backends.work, backends.storage, backends.scratch, grace_seconds).run(lease)
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    async with open_backends(settings) as backends:
+        yield Store(backends, settings.data_path / "storage")
+
+
+def lecture(**values: Any) -> Lecture:
+    lecture_id = uuid4()
+    url = f"https://example.org/{lecture_id}"
+    return Lecture(id=lecture_id, course_id=uuid4(), panopto_url=url, canonical_url=url, **values)
+
+
+def completed() -> Lecture:
+    made = lecture(status=LectureStatus.COMPLETED, duration_seconds=5)
+    made.audio_storage_key = f"audio/{made.id}.m4a"
+    return made
+
+
+def document(size_bytes: int = 1, checksum: str = "0" * 64) -> Document:
+    document_id = uuid4()
+    return Document(
+        id=document_id,
+        course_id=uuid4(),
+        filename="a.pdf",
+        storage_key=f"documents/{document_id}.pdf",
+        checksum=checksum,
+        mime_type="application/pdf",
+        size_bytes=size_bytes,
+    )
+
+
+def user() -> User:
+    return User(id=uuid4(), issuer="issuer", subject=str(uuid4()))
+
+
+async def test_orphans_go_and_everything_else_stays(store: Store) -> None:
+    owner, kept, pdf = user(), completed(), document()
+    await store.add(owner, kept, pdf)
+    await store.add(
+        UserLecture(user_id=owner.id, lecture_id=kept.id),
+        UserDocument(user_id=owner.id, document_id=pdf.id, filename="a.pdf"),
+    )
+    stays = {
+        await store.put(f"audio/{kept.id}.m4a"),
+        await store.put(pdf.storage_key),
+        await store.put(f"audio/{uuid4()}.m4a", age_seconds=1),
+        await store.put("audio/somebody-elses.txt"),
+    }
+    await store.put(f"audio/{uuid4()}.m4a")
+    await store.put(f"transcripts/{uuid4()}.json")
+    await store.put(f"documents/{uuid4()}.pdf")
+    await store.put(f"audio/{kept.id}_source.1.abcd1234.mp4")
+    await store.put(f"documents/{pdf.id}.pdf.abcd1234")
+    await store.sweep()
+    assert store.keys() == stays
+
+
+async def test_what_an_open_job_may_need_stays(store: Store) -> None:
+    at_work, ended = lecture(), lecture(status=LectureStatus.FAILED)
+    ended.failure = LectureFailure.NETWORK
+    counted = document()
+    await store.add(at_work, ended, counted)
+    async with store.backends.sessions.begin() as session:
+        for kind, subject in (
+            (JobKind.DOWNLOAD_LECTURE, at_work.id),
+            (JobKind.COUNT_PAGES, counted.id),
+        ):
+            await ledger.open_job(session, kind, subject, None)
+    stays = {
+        await store.put(f"audio/{at_work.id}_source.1.abcd1234.mp4"),
+        await store.put(f"audio/{at_work.id}.m4a"),
+        await store.put(counted.storage_key),
+        await store.put(f"{counted.storage_key}.abcd1234"),
+    }
+    await store.put(f"audio/{ended.id}_source.1.abcd1234.mp4")
+    await store.put(f"audio/{ended.id}.m4a")
+    await store.sweep()
+    assert store.keys() == stays
+
+
+async def test_half_written_files_go_when_they_are_old(store: Store) -> None:
+    await store.put(f"audio/{uuid4()}.m4a", age_seconds=0)
+    partials = store.root / ".partial"
+    for name in ("old", "young"):
+        (partials / name).write_bytes(b"half")
+    store.age(".partial/old", OLD_SECONDS)
+    await store.sweep()
+    assert [path.name for path in partials.iterdir()] == ["young"]
+
+
+async def test_a_deleted_users_items_go_with_their_objects(store: Store) -> None:
+    owner, shared_with = user(), user()
+    alone, shared, pdf = completed(), completed(), document()
+    await store.add(owner, shared_with, alone, shared, pdf)
+    await store.add(
+        UserLecture(user_id=owner.id, lecture_id=alone.id),
+        UserLecture(user_id=owner.id, lecture_id=shared.id),
+        UserLecture(user_id=shared_with.id, lecture_id=shared.id),
+        UserDocument(user_id=owner.id, document_id=pdf.id, filename="a.pdf"),
+    )
+    for key in (f"audio/{alone.id}.m4a", f"audio/{shared.id}.m4a", pdf.storage_key):
+        await store.put(key)
+    async with store.backends.sessions.begin() as session:
+        await session.execute(text("DELETE FROM users WHERE id = :id"), {"id": owner.id})
+    await store.sweep()
+    assert len(store.keys()) == 3, "they were touched within the grace"
+    await store.age_rows()
+    await store.sweep()
+    assert store.keys() == {f"audio/{shared.id}.m4a"}
+    async with store.backends.sessions() as session:
+        assert (await session.scalars(select(Lecture.id))).all() == [shared.id]
+        assert (await session.scalars(select(Document.id))).all() == []
+
+
+async def test_a_row_without_its_object_is_reported_and_kept(store: Store) -> None:
+    owner, hollow, pdf = user(), completed(), document()
+    await store.add(owner, hollow, pdf)
+    await store.add(
+        UserLecture(user_id=owner.id, lecture_id=hollow.id),
+        UserDocument(user_id=owner.id, document_id=pdf.id, filename="a.pdf"),
+    )
+    with capture_logs() as logs:
+        await store.sweep()
+    reported = {entry["key"] for entry in logs if entry["event"] == "row_without_object"}
+    assert reported == {f"audio/{hollow.id}.m4a", pdf.storage_key}
+    async with store.backends.sessions() as session:
+        assert await session.get(Document, pdf.id) is not None
+
+
+async def test_the_sweep_comes_again_and_forgives_its_crashes(store: Store) -> None:
+    await plan_sweep(store.backends.work)
+    async with store.backends.sessions.begin() as session:
+        await session.execute(text("UPDATE jobs SET crashes = 2"))
+    await store.sweep()
+    async with store.backends.sessions() as session:
+        job = (await session.scalars(select(Job).where(Job.subject_id == SWEEP_SUBJECT))).one()
+    assert (job.state, job.crashes) == (JobState.QUEUED, 0)
+
+
+async def test_the_doctor_finds_nothing_where_all_is_well(store: Store) -> None:
+    kept, waiting = completed(), lecture()
+    pdf = document(5, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    await store.add(kept, waiting, pdf)
+    async with store.backends.sessions.begin() as session:
+        await ledger.open_job(session, JobKind.DOWNLOAD_LECTURE, waiting.id, None)
+    await store.put(f"audio/{kept.id}.m4a", age_seconds=0)
+    await store.put(f"audio/{waiting.id}_source.1.abcd1234.mp4", age_seconds=0)
+    await store.put(pdf.storage_key, content=b"hello")
+    assert await _findings(store, deep=True) == set()
+
+
+async def test_the_doctor_names_what_does_not_fit(store: Store) -> None:
+    hollow, idle, stray = completed(), lecture(), uuid4()
+    resized, altered = document(7), document(5)
+    await store.add(hollow, idle, resized, altered)
+    async with store.backends.sessions.begin() as session:
+        await ledger.open_job(session, JobKind.DOWNLOAD_LECTURE, hollow.id, None)
+        await ledger.open_job(session, JobKind.COUNT_PAGES, stray, None)
+    await store.put(resized.storage_key, content=b"hello")
+    await store.put(altered.storage_key, content=b"hello")
+    await store.put(f"audio/{stray}.m4a", age_seconds=0)
+    await store.put("notes.txt")
+    expected = {
+        ("row without its object", f"audio/{hollow.id}.m4a"),
+        ("object without a row", f"audio/{stray}.m4a"),
+        ("object of no known kind", "notes.txt"),
+        ("object of another size", resized.storage_key),
+        ("unfinished lecture without a job", str(idle.id)),
+        ("open job without its subject", str(hollow.id)),
+        ("open job without its subject", str(stray)),
+    }
+    assert await _findings(store) == expected
+    deep = {("object with other bytes", key) for key in (resized.storage_key, altered.storage_key)}
+    assert await _findings(store, deep=True) == expected | deep
+
+
+async def _findings(store: Store, *, deep: bool = False) -> set[tuple[str, str]]:
+    doctor = Doctor(store.backends.sessions, store.backends.storage)
+    return {(found.problem, found.item) for found in await doctor.examine(deep=deep)}
