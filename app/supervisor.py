@@ -65,6 +65,8 @@ def free_address(host: str, port: int) -> Address:
         with socket.create_server(place[:2], family=family) as server:
             return Address(host, server.getsockname()[1])
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise CannotRun(f"HOST: {host} is no address of this machine") from error
         taken = error.errno == errno.EADDRINUSE
         reason = "is already in use" if taken else f"cannot be used ({error.strerror})"
         raise CannotRun(f"PORT: {port} on {host} {reason}; choose another") from error

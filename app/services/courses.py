@@ -7,7 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
 from app.db.models import Course
+from app.errors import BadUserInput
 from app.services.keyset import CodeKey, Page, decode_code, make_page, page_size
+from app.services.text import is_storable
+
+MAX_SEARCH_CHARACTERS = 200
+MAX_SEARCH_WORDS = 8
 
 
 def visible_to(viewer: Viewer) -> ColumnElement[bool]:
@@ -46,9 +51,19 @@ async def count_courses(session: AsyncSession, viewer: Viewer, search: str | Non
 
 
 def _matching(viewer: Viewer, search: str | None) -> ColumnElement[bool]:
-    words = (search or "").replace("\x00", "").split()
+    words = _words(search or "")
     columns = (Course.code, Course.title, Course.instructor)
     return and_(
         visible_to(viewer),
         *(or_(*(column.icontains(word, autoescape=True) for column in columns)) for word in words),
     )
+
+
+def _words(search: str) -> list[str]:
+    """Return what to look for; each word is three comparisons a row, so there may be few."""
+    if len(search) > MAX_SEARCH_CHARACTERS or not is_storable(search):
+        raise BadUserInput(f"`search` must be text of at most {MAX_SEARCH_CHARACTERS} characters.")
+    words = search.split()
+    if len(words) > MAX_SEARCH_WORDS:
+        raise BadUserInput(f"`search` must be at most {MAX_SEARCH_WORDS} words.")
+    return words

@@ -8,7 +8,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -71,11 +71,11 @@ def decode_time(cursor: str | None) -> TimeKey | None:
     position, row_id = _decode(cursor)
     try:
         at = datetime.fromisoformat(position)
-    except ValueError:
+        if at.tzinfo is None:
+            raise BadUserInput(_BAD_CURSOR)
+        return TimeKey(at.astimezone(UTC), row_id)
+    except (ValueError, OverflowError):
         raise BadUserInput(_BAD_CURSOR) from None
-    if at.tzinfo is None:
-        raise BadUserInput(_BAD_CURSOR)
-    return TimeKey(at, row_id)
 
 
 def decode_code(cursor: str | None) -> CodeKey | None:
@@ -88,10 +88,13 @@ def decode_code(cursor: str | None) -> CodeKey | None:
     return CodeKey(code, row_id)
 
 
+_MAX_CURSOR_CHARACTERS = 2000
 _BAD_CURSOR = "`after` is not a cursor of this list."
 
 
 def _decode(cursor: str) -> tuple[str, UUID]:
+    if len(cursor) > _MAX_CURSOR_CHARACTERS:
+        raise BadUserInput(_BAD_CURSOR)
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         position, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))

@@ -88,7 +88,10 @@ async def follow(
             async with sessions() as session:
                 current = await feed.versions(session, viewer, rung)
                 changed = _changed(known, current, rung)
-                changes = [Change(id_, await feed.read(session, viewer, id_)) for id_ in changed]
+                changes = [
+                    Change(id_, await feed.read(session, viewer, id_) if id_ in current else None)
+                    for id_ in changed
+                ]
             for change in changes:
                 _remember(known, current, change.item_id)
                 yield change

@@ -7,10 +7,14 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import av
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from app.db.models import Course, User
 from app.embedded.panopto import Recording
 from app.embedded.sample_media import make_lecture
 from tests.service import Client, Service
+from tests.wait import wait_until
 
 UNKNOWN = str(uuid4())
 RETRY = """mutation ($id: ID!) { retryLectureDownload(id: $id) {
@@ -157,7 +161,6 @@ async def test_a_recording_still_encoded_waits(
     answer = await ada.request(service.course, service.simulator.viewer_url(recording))
 
     lecture_id = answer["lecture"]["id"]
-    from tests.wait import wait_until
 
     async def waiting() -> object:
         lecture = await ada.lecture(lecture_id)
@@ -190,8 +193,6 @@ async def test_cancel_stops_the_work_and_leaves_nothing(
     answer = await ada.request(service.course, service.simulator.viewer_url(recording))
     lecture_id = answer["lecture"]["id"]
     await ada.until(lecture_id, "DOWNLOADING")
-    from tests.wait import wait_until
-
     await wait_until(lambda: service.simulator.media_requests(recording), "bytes flow")
     cancelled = await ada.run(CANCEL, id=lecture_id)
     assert cancelled["lecture"]["status"] == "FAILED"
@@ -246,8 +247,6 @@ async def test_the_last_one_out_removes_everything(
 async def test_unlinking_stops_a_running_download(
     service: Service, ada: Client, recording: Recording
 ) -> None:
-    from tests.wait import wait_until
-
     recording.offers = ("mp4",)
     recording.faults.bytes_per_second = 2_000
     url = service.simulator.viewer_url(recording)
@@ -324,3 +323,24 @@ async def test_pages_go_through_the_whole_list(service: Service, ada: Client) ->
     assert (await ada.run(LIST, courseId=UNKNOWN))["totalCount"] == 0
     for bad in ({"first": 0}, {"first": 101}, {"after": "nonsense"}, {"after": ""}):
         assert await ada.code(LIST, **bad) == "BAD_USER_INPUT", bad
+
+
+COURSES = "query ($search: String) { courses(search: $search) { totalCount nodes { code } } }"
+
+
+async def test_the_catalogue_is_searched_within_bounds(
+    service: Service, ada: Client, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    async with sessions.begin() as session:
+        for code, title in (("BIO 101", "Cells"), ("BIO 102", "100% plants"), ("CHEM 1", "Acids")):
+            await session.execute(insert(Course).values(code=code, title=title))
+        owner = await session.scalar(
+            insert(User).values(issuer="i", subject="s").returning(User.id)
+        )
+        await session.execute(insert(Course).values(code="MY 1", title="Mine", owner_id=owner))
+    found = await ada.run(COURSES, search="bio")
+    assert [course["code"] for course in found["nodes"]] == ["BIO 101", "BIO 102"]
+    assert (await ada.run(COURSES, search="100% bio"))["totalCount"] == 1
+    assert (await ada.run(COURSES))["totalCount"] == 3, "another's own course is not shown"
+    for search in ("a " * 9, "x" * 201, "a\0b"):
+        assert await ada.code(COURSES, search=search) == "BAD_USER_INPUT"

@@ -143,3 +143,20 @@ async def test_my_documents_tells_page_counts_links_and_losses(
         await ada.run(UNLINK_DOCUMENT, id=document_id)
         event = (await socket.next())["data"]["myDocuments"]
         assert event == {"documentId": document_id, "document": None}
+
+
+async def test_an_admin_who_unlinks_has_lost_it_too(
+    service: Service, ada: Client, admin: Client, recording: Recording
+) -> None:
+    url = service.simulator.viewer_url(recording)
+    lecture_id = (await ada.request(service.course, url))["lecture"]["id"]
+    await admin.request(service.course, url)
+    await ada.until(lecture_id, "COMPLETED")
+    async with admin.socket() as socket:
+        await socket.subscribe(MY_LECTURES)
+        await socket.subscribe("{ viewer { id } }", operation_id="2")
+        await socket.next("2")
+        await socket.receive()
+        await admin.run(UNLINK, id=lecture_id)
+        event = (await socket.next())["data"]["myLectures"]
+        assert event == {"lectureId": lecture_id, "lecture": None}
