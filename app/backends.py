@@ -8,9 +8,10 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db.engine import make_engine, make_sessions
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, StorageError
 from app.events.wakeups import Wakeups
 from app.jobs.doorbell import ArqDoorbell, open_ring_queue
+from app.services.quotas import RequestCounter
 from app.services.unit_of_work import Work
 from app.settings import Settings
 from app.storage.factory import open_scratch, open_storage
@@ -29,6 +30,7 @@ class Backends:
     wakeups: Wakeups
     redis: Redis
     work: Work
+    requests: RequestCounter
 
 
 @asynccontextmanager
@@ -41,6 +43,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         stack.push_async_callback(engine.dispose)
         storage = open_storage(settings)
         stack.push_async_callback(storage.close)
+        await _require_folder(storage, settings)
         scratch = open_scratch(settings, storage)
         if scratch is not storage:
             stack.push_async_callback(scratch.close)
@@ -50,4 +53,17 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         sessions = make_sessions(engine)
         work = Work(sessions, ArqDoorbell(queue, wakeups), wakeups)
         stack.push_async_callback(work.drain)
-        yield Backends(settings, engine, sessions, storage, scratch, wakeups, queue, work)
+        requests = RequestCounter.from_settings(settings)
+        stack.push_async_callback(requests.close)
+        yield Backends(settings, engine, sessions, storage, scratch, wakeups, queue, work, requests)
+
+
+async def _require_folder(storage: ObjectStore, settings: Settings) -> None:
+    """Refuse a folder that cannot be used; a bucket that is away may come back."""
+    if not settings.resolved_storage_url.startswith("file:"):
+        return
+    try:
+        await storage.check()
+    except StorageError as error:
+        name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
+        raise ConfigurationError(f"{name}: the storage folder cannot be used") from error

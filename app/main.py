@@ -23,6 +23,7 @@ from app.observability import configure_logging
 from app.schema.root import schema
 from app.services.documents import get_file_grant
 from app.services.file_grants import FileGrant, Reader
+from app.services.quotas import Allowance
 from app.settings import Settings
 
 
@@ -39,10 +40,13 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.studybuddy = AppState(settings, backends, LinkSigner(load_secret(settings)))
             yield
 
-    app = FastAPI(title="StudyBuddy", lifespan=lifespan, openapi_url=None)
+    # A redirect would lead to whatever host the request named.
+    app = FastAPI(title="StudyBuddy", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
 
     def context(viewer: Viewer, request_id: str) -> GraphQLContext:
-        return GraphQLContext(app.state.studybuddy, viewer, request_id)
+        state: AppState = app.state.studybuddy
+        allowance = Allowance(state.backends.requests, viewer.id, settings.max_user_bytes)
+        return GraphQLContext(state, viewer, request_id, allowance)
 
     page = make_graphiql_page(settings)
     endpoint = GraphQLEndpoint(schema, settings, verifier, context, page)
@@ -75,7 +79,8 @@ def _file_access(request: Request) -> FileAccess:
         async with state.backends.sessions() as session:
             return await get_file_grant(session, reader, document_id, admins)
 
-    return FileAccess(look_up, state.backends.storage, state.links)
+    delivery = state.settings.file_delivery
+    return FileAccess(look_up, state.backends.storage, state.links, delivery)
 
 
 def _dependencies(request: Request) -> Dependencies:

@@ -19,6 +19,7 @@ from app.errors import ConfigurationError
 _RATE = re.compile(r"^[1-9][0-9]*/(second|minute|hour|day)$")
 
 MIB = 1024 * 1024
+WEEK = 7 * 24 * 3600.0
 
 
 def _split(value: Any) -> Any:
@@ -26,6 +27,25 @@ def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _with_sound_ports(url: str | None) -> str | None:
+    """Return the URL, or raise `ValueError` where a port in it is none."""
+    for host in urlsplit(url or "").netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError("has a port that is none")
+    return url
+
+
+def checked_storage_url(value: str) -> str:
+    """Return the URL, or raise `ValueError` where it names no storage."""
+    parts = urlsplit(value)
+    if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
+        return value
+    if parts.scheme == "s3" and parts.netloc:
+        return value
+    raise ValueError("must be file:///directory or s3://bucket/prefix")
 
 
 class Settings(BaseSettings):
@@ -50,6 +70,7 @@ class Settings(BaseSettings):
     s3_access_key_id: str | None = None
     s3_secret_access_key: str | None = Field(default=None, repr=False)
     s3_virtual_hosted: bool = False
+    file_delivery: Literal["proxy", "redirect"] = "proxy"
 
     auth_issuer: str | None = None
     auth_jwks_url: str | None = None
@@ -60,17 +81,18 @@ class Settings(BaseSettings):
     introspection: bool | None = None
     secret_key: str | None = Field(default=None, min_length=16, repr=False)
     metrics_token: str | None = Field(default=None, repr=False)
-    socket_grace_seconds: float = Field(default=300, ge=0)
+    socket_grace_seconds: float = Field(default=300, ge=0, le=WEEK)
 
     max_upload_bytes: int = Field(default=500 * MIB, gt=0)
     max_source_bytes: int = Field(default=10 * 1024 * MIB, gt=0)
-    download_timeout_seconds: float = Field(default=7200, gt=0)
+    download_timeout_seconds: float = Field(default=7200, gt=0, le=WEEK)
     worker_concurrency: int = Field(default=5, ge=1, le=64)
     fetch_allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     panopto_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None
-    sweep_grace_seconds: float = Field(default=1800, ge=0)
+    max_user_bytes: int | None = Field(default=None, gt=0)
+    sweep_grace_seconds: float = Field(default=1800, ge=0, le=WEEK)
 
     @field_validator(
         "auth_authorized_parties",
@@ -94,26 +116,19 @@ class Settings(BaseSettings):
     def _postgres(cls, value: str | None) -> str | None:
         if value and urlsplit(value).scheme not in {"postgresql", "postgresql+asyncpg"}:
             raise ValueError("must start with postgresql:// or postgresql+asyncpg://")
-        return value
+        return _with_sound_ports(value)
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
         if value and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
             raise ValueError("must start with redis://, rediss:// or unix://")
-        return value
+        return _with_sound_ports(value)
 
     @field_validator("storage_url")
     @classmethod
     def _storage(cls, value: str | None) -> str | None:
-        if not value:
-            return value
-        parts = urlsplit(value)
-        if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
-            return value
-        if parts.scheme == "s3" and parts.netloc:
-            return value
-        raise ValueError("must be file:///directory or s3://bucket/prefix")
+        return checked_storage_url(value) if value else value
 
     @field_validator("auth_issuer", "auth_jwks_url", "s3_endpoint_url")
     @classmethod
@@ -121,7 +136,7 @@ class Settings(BaseSettings):
         parts = urlsplit(value or "")
         if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
             raise ValueError("must be an http or https URL")
-        return value
+        return _with_sound_ports(value)
 
     @field_validator("allowed_origins")
     @classmethod
@@ -130,6 +145,7 @@ class Settings(BaseSettings):
             parts = urlsplit(origin)
             if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
                 raise ValueError("each must be an origin such as https://app.example.org")
+            _with_sound_ports(origin)
         return tuple(origin.rstrip("/").lower() for origin in value)
 
     @field_validator("fetch_allowed_private_hosts")
@@ -147,6 +163,7 @@ class Settings(BaseSettings):
         for entry in value:
             if "/" in entry or not urlsplit(f"//{entry}").hostname:
                 raise ValueError("each must be host or host:port")
+            _with_sound_ports(f"//{entry}")
         return tuple(entry.lower() for entry in value)
 
     @field_validator("rate_limit_downloads", "rate_limit_uploads")
@@ -163,6 +180,14 @@ class Settings(BaseSettings):
         for name in ("database_url", "redis_url", "auth_issuer", "secret_key"):
             if not getattr(self, name):
                 raise ValueError(f"{name.upper()} is required where ENVIRONMENT is production")
+        return self
+
+    @model_validator(mode="after")
+    def _redirect_needs(self) -> "Settings":
+        in_bucket = (self.storage_url or "").startswith("s3:")
+        if self.file_delivery == "redirect" and in_bucket and not self.has_s3_keys:
+            needed = "S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY"
+            raise ValueError(f"FILE_DELIVERY: redirect signs URLs, which needs {needed}")
         return self
 
     @property
@@ -189,6 +214,11 @@ class Settings(BaseSettings):
     def resolved_storage_url(self) -> str:
         """STORAGE_URL, or the folder `storage` under DATA_DIR."""
         return self.storage_url or (self.data_path / "storage").as_uri()
+
+    @property
+    def has_s3_keys(self) -> bool:
+        """Whether the bucket's keys are settings, rather than found by the client library."""
+        return bool(self.s3_access_key_id and self.s3_secret_access_key)
 
     @property
     def uses_development_issuer(self) -> bool:

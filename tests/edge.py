@@ -52,6 +52,7 @@ class Context:
     record: Record
     viewer: Viewer
     request_id: str
+    usages: tuple[()] = ()
 
 
 Info = strawberry.Info[Context, None]

@@ -6,8 +6,8 @@ refused operation is 400 under ``application/graphql-response+json`` and 200 und
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Collection
+from typing import Any, Protocol
 from uuid import uuid4
 
 import orjson
@@ -24,9 +24,11 @@ from app.http.graphql_request import parse_json, request_from
 from app.http.multipart import ENVELOPE_BYTES, boundary_of, read_upload
 from app.http.negotiation import ResponseType, accepts_html, response_type
 from app.http.operations import Answer, Operation, OperationRefused, OperationRunner
+from app.http.quota_headers import quota_headers
 from app.http.request_body import ClientDisconnected, RequestBody, check_declared_length
 from app.http.socket import GraphQLSocket, Verifier
 from app.schema.error_format import format_exception
+from app.services.quotas import Usage
 from app.settings import Settings
 
 MAX_JSON_BYTES = 1024 * 1024
@@ -34,7 +36,16 @@ MAX_JSON_BYTES = 1024 * 1024
 _FORM = "multipart/form-data"
 
 
-ContextFactory = Callable[[Viewer, str], object]
+class OperationContext(Protocol):
+    """What resolvers are given, as far as the endpoint looks at it."""
+
+    @property
+    def usages(self) -> Collection[Usage]:
+        """What the operation has used of the viewer's quotas."""
+        ...
+
+
+ContextFactory = Callable[[Viewer, str], OperationContext]
 """Makes the resolvers' context of one operation from the viewer and the request's id."""
 
 
@@ -105,6 +116,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._body = RequestBody(receive)
+        self._usages: Collection[Usage] = ()
 
     async def serve(self) -> None:
         """Answer; what a client did wrong is its answer too."""
@@ -163,9 +175,11 @@ class _Exchange:
         if operation.is_subscription:
             message = "Subscriptions are answered over text/event-stream or WebSocket."
             raise OperationRefused([format_exception(BadUserInput(message), self._request_id)])
-        return await self._runner.run(operation, self._context(viewer), self._request_id)
+        context = self._context(viewer)
+        self._usages = context.usages
+        return await self._runner.run(operation, context, self._request_id)
 
-    def _context(self, viewer: Viewer) -> object:
+    def _context(self, viewer: Viewer) -> OperationContext:
         return self._endpoint.context_factory(viewer, self._request_id)
 
     def _response_type(self, *, subscription: bool = False) -> ResponseType:
@@ -179,7 +193,8 @@ class _Exchange:
 
     async def _answer(self, answer: Answer) -> None:
         strict = self._response_type() is ResponseType.GRAPHQL
-        await self._respond(400 if strict and answer.refused else 200, answer.body)
+        status = 400 if strict and answer.refused else 200
+        await self._respond(507 if answer.storage_full else status, answer.body)
 
     async def _refuse(self, error: DomainError) -> None:
         """Answer to a request that is not well-formed."""
@@ -197,6 +212,7 @@ class _Exchange:
             (b"content-type", f"{media_type}; charset=utf-8".encode()),
             (b"content-length", str(len(content)).encode()),
             (b"cache-control", b"no-store"),
+            *quota_headers(self._usages),
         ]
         if not self._body.complete:
             headers.append((b"connection", b"close"))

@@ -15,13 +15,14 @@ from graphql import DocumentNode, ExecutionResult, OperationType
 from strawberry.execution import optimized_is_awaitable
 from strawberry.utils.await_maybe import await_maybe
 
-from app.errors import BadUserInput
+from app.errors import BadUserInput, StorageFull
 from app.schema.documents import DocumentChecker, DocumentRefused
 from app.schema.error_format import (
     BAD_USER_INPUT,
     VALIDATION_FAILED,
     format_errors,
     format_exception,
+    root_cause,
 )
 
 
@@ -53,11 +54,12 @@ class Answer:
     """One result in the form of a GraphQL response.
 
     ``refused`` is true where there is no ``data`` entry: the operation did not run, or its source
-    of events failed.
+    of events failed.  ``storage_full`` is true where there was no room for what was sent.
     """
 
     body: dict[str, Any]
     refused: bool = False
+    storage_full: bool = False
 
 
 class OperationRefused(Exception):
@@ -134,4 +136,5 @@ def _answer(result: ExecutionResult, request_id: str, *, refused: bool = False) 
     body: dict[str, Any] = {} if refused else {"data": result.data}
     if errors:
         body["errors"] = format_errors(errors, request_id, BAD_USER_INPUT)
-    return Answer(body, refused)
+    storage_full = any(isinstance(root_cause(error), StorageFull) for error in errors)
+    return Answer(body, refused, storage_full)

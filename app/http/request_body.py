@@ -9,6 +9,8 @@ from app.errors import MalformedRequest, PayloadTooLarge
 Receive = Callable[[], Awaitable[Any]]
 
 _IDLE_SECONDS = 30.0
+# A client that drips is as bad as one that stands still: from the 30th second on it must be faster.
+_LEAST_BYTES_PER_SECOND = 1024
 _DRAIN_SECONDS = 10.0
 
 
@@ -25,24 +27,37 @@ class RequestBody:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.complete = False
+        self._seconds_waited = 0.0
+        self._bytes = 0
 
     async def chunk(self) -> bytes | None:
         """Return what has arrived next (possibly empty), or None at the end of the body.
 
-        Raises `MalformedRequest` where the client is gone or sends nothing for 30 s.
+        Raises `MalformedRequest` where the client is gone, sends nothing for 30 s, or has kept us
+        waiting for 30 s and a second more for each KiB that came.
         """
         if self.complete:
             return None
-        try:
-            async with asyncio.timeout(_IDLE_SECONDS):
-                message = await self._receive()
-        except TimeoutError:
-            raise MalformedRequest("The body did not arrive in time.") from None
+        message = await self._next_message()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         self.complete = not message.get("more_body", False)
         body: bytes = message.get("body", b"")
+        self._bytes += len(body)
         return body
+
+    async def _next_message(self) -> Any:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        earned = self._bytes / _LEAST_BYTES_PER_SECOND
+        patience = min(_IDLE_SECONDS, _IDLE_SECONDS + earned - self._seconds_waited)
+        try:
+            async with asyncio.timeout(max(0.0, patience)):
+                return await self._receive()
+        except TimeoutError:
+            raise MalformedRequest("The body did not arrive in time.") from None
+        finally:
+            self._seconds_waited += loop.time() - began
 
     async def read(self, limit_bytes: int) -> bytes:
         """Return the whole body, or raise `PayloadTooLarge` as soon as it exceeds the limit."""

@@ -17,6 +17,7 @@ from app.auth.tokens import TokenVerifier
 from app.errors import DomainError, Forbidden
 from app.http.authentication import AuthenticationMiddleware
 from app.http.errors import on_domain_error, on_http_exception, on_invalid_request, refusal
+from app.http.quota_headers import QUOTA_HEADERS
 from app.http.request_log import RequestIdMiddleware, UnhandledErrorMiddleware
 from app.settings import Settings
 
@@ -33,6 +34,7 @@ _EXPOSED_HEADERS = (
     "Content-Disposition",
     "Content-Range",
     "ETag",
+    *QUOTA_HEADERS,
     "Retry-After",
     "X-Request-ID",
 )

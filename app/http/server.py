@@ -15,9 +15,9 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.errors import ConfigurationError
+from app.http.connection import HttpConnection, SocketConnection
 from app.settings import Settings
 
 MAX_SOCKET_MESSAGE_BYTES = 64 * 1024
@@ -83,7 +83,8 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 self._app,
                 interface="asgi3",
-                ws=_SocketProtocol,
+                http=HttpConnection,
+                ws=SocketConnection,
                 ws_max_size=MAX_SOCKET_MESSAGE_BYTES,
                 ws_per_message_deflate=False,
                 lifespan="on",
@@ -135,22 +136,6 @@ class _Server(uvicorn.Server):
         except BaseException as error:
             self.lifespan_error = error
             raise
-
-
-class _SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which logs a traceback for text that is not UTF-8.
-
-    Here such a message is handed on as binary, and the endpoint calls it malformed.
-    """
-
-    def send_receive_event_to_app(self) -> None:
-        """Hand one whole message to the app."""
-        if self.curr_msg_data_type == "text":
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                self.curr_msg_data_type = "bytes"
-        super().send_receive_event_to_app()
 
 
 async def _either(task: "asyncio.Task[Any]", other: Any) -> None:

@@ -35,7 +35,11 @@ async def request_lecture_download(
         input.course_id, input.panopto_url, input.stream_url, input.title
     )
     requested = await lecture_requests.request_download(
-        app.backends.work, info.context.viewer, request, app.settings.panopto_hosts
+        app.backends.work,
+        info.context.viewer,
+        request,
+        app.settings.panopto_hosts,
+        info.context.allowance,
     )
     lecture = await lecture_payload(info, requested.lecture_id)
     return RequestLectureDownloadPayload(lecture=lecture, created=requested.created)
@@ -43,8 +47,9 @@ async def request_lecture_download(
 
 async def retry_lecture_download(info: Info, id: strawberry.ID) -> RetryLectureDownloadResult:
     """Queue a FAILED lecture again."""
+    context = info.context
     lecture_id = await lecture_requests.retry_download(
-        info.context.app.backends.work, info.context.viewer, parse_uuid(id)
+        context.app.backends.work, context.viewer, parse_uuid(id), context.allowance
     )
     return LecturePayload(lecture=await lecture_payload(info, lecture_id))
 
@@ -59,9 +64,14 @@ async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectur
 
 async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocumentResult:
     """Take in one PDF while it arrives."""
-    backends = info.context.app.backends
+    context, backends = info.context, info.context.app.backends
     uploaded = await uploads.upload_document(
-        backends.work, backends.storage, info.context.viewer, input.course_id, input.file
+        backends.work,
+        backends.storage,
+        context.viewer,
+        input.course_id,
+        input.file,
+        context.allowance,
     )
     own = await document_by_id(info, uploaded.document_id)
     document = document_shape(info)(require(own, "document", uploaded.document_id))

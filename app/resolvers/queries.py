@@ -10,17 +10,23 @@ from app.schema import course_types
 from app.schema.course_types import Course
 from app.schema.document_types import Document
 from app.schema.lecture_types import Lecture
-from app.schema.scalars import parse_uuid
+from app.schema.scalars import BigInt, parse_uuid
 from app.schema.shapes import Connection, Node, make_connection
 from app.services import courses as course_service
 from app.services import documents as document_service
 from app.services import lectures as lecture_service
+from app.services.quotas import stored_bytes
 
 
 async def viewer(info: Info) -> course_types.Viewer:
     """Return who is asking."""
-    asking = info.context.viewer
-    return course_types.Viewer(id=strawberry.ID(str(asking.id)), is_admin=asking.is_admin)
+    asking, limit = info.context.viewer, info.context.allowance.max_bytes
+    return course_types.Viewer(
+        id=strawberry.ID(str(asking.id)),
+        is_admin=asking.is_admin,
+        stored_bytes_limit=None if limit is None else BigInt(limit),
+        sum_up=counter(info, lambda session: stored_bytes(session, asking.id)),
+    )
 
 
 async def node(info: Info, id: strawberry.ID) -> Node | None:

@@ -28,6 +28,10 @@ _REMEMBERED_DOCUMENTS = 512
 _MAX_REMEMBERED_CHARACTERS = 8 * 1024
 
 
+# More help nobody; finding and printing each costs time and the answer's length.
+_MAX_ERRORS = 20
+
+
 class DocumentRefused(Exception):
     """The document cannot be run; ``errors`` tell why."""
 
@@ -56,10 +60,12 @@ class DocumentChecker:
         # The limits come first and alone: the standard rules are slow on what the limits refuse.
         try:
             document = _parse(text)
-            check_limits(document)
+            check_limits(self._schema, document)
         except GraphQLError as error:
             raise DocumentRefused([error]) from None
-        errors = validate(self._schema, document, self._rules, hide_suggestions=True)
+        errors = validate(
+            self._schema, document, self._rules, max_errors=_MAX_ERRORS, hide_suggestions=True
+        )
         if errors:
             raise DocumentRefused(errors)
         return document

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from graphql import FieldNode, GraphQLError, GraphQLSyntaxError
 
-from app.errors import DomainError, RateLimited
+from app.errors import DomainError, RateLimited, StorageFull
 
 BAD_USER_INPUT = "BAD_USER_INPUT"
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
@@ -56,7 +56,7 @@ def format_exception(error: Exception, request_id: str) -> dict[str, Any]:
 
 
 def _format(error: GraphQLError, request_id: str, default_code: str) -> dict[str, Any]:
-    cause = _root_cause(error)
+    cause = root_cause(error)
     code, message = _public(error, cause, default_code)
     extensions: dict[str, Any] = {"code": code}
     if code == INTERNAL:
@@ -77,7 +77,7 @@ def _entry(error: GraphQLError, message: str, extensions: dict[str, Any]) -> dic
     return entry | {"extensions": extensions}
 
 
-def _root_cause(error: GraphQLError) -> Exception | None:
+def root_cause(error: GraphQLError) -> Exception | None:
     """Return what a resolver raised, or None where graphql-core found the error itself."""
     cause = error.original_error
     while isinstance(cause, GraphQLError):
@@ -87,6 +87,8 @@ def _root_cause(error: GraphQLError) -> Exception | None:
 
 def _public(error: GraphQLError, cause: Exception | None, default_code: str) -> tuple[str, str]:
     """Return the code and the message that the client gets."""
+    if isinstance(cause, StorageFull):
+        return INTERNAL, cause.message
     if isinstance(cause, DomainError):
         return (cause.code, cause.message) if cause.code in PUBLIC_CODES else _masked()
     if cause is not None or _is_bad_result(error):

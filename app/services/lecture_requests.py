@@ -20,6 +20,7 @@ from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
 from app.ingest.web_url import parse_web_url
 from app.services.lectures import linked, real_id
+from app.services.quotas import Allowance, Quota
 from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work
 from app.services.users import ensure_user
@@ -48,7 +49,11 @@ class RequestedLecture:
 
 
 async def request_download(
-    work: Work, viewer: Viewer, request: DownloadRequest, panopto_hosts: tuple[str, ...]
+    work: Work,
+    viewer: Viewer,
+    request: DownloadRequest,
+    panopto_hosts: tuple[str, ...],
+    allowance: Allowance,
 ) -> RequestedLecture:
     """Link the viewer to the course's recording, making and queueing it where it is new.
 
@@ -57,6 +62,7 @@ async def request_download(
     """
     identity = identify(request.panopto_url, panopto_hosts)
     values = _checked(request, identity)
+    await allowance.spend(Quota.DOWNLOADS)
     async with work.begin() as unit:
         await ensure_user(unit.session, viewer)
         lecture, created = await _find_or_create(unit.session, request.course_id, identity, values)
@@ -71,12 +77,15 @@ async def request_download(
         return RequestedLecture(lecture.id, created)
 
 
-async def retry_download(work: Work, viewer: Viewer, lecture_id: UUID) -> UUID:
+async def retry_download(
+    work: Work, viewer: Viewer, lecture_id: UUID, allowance: Allowance
+) -> UUID:
     """Put a FAILED lecture back to PENDING and queue it; `Conflict` in any other state."""
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
         if lecture.status is not LectureStatus.FAILED:
             raise Conflict("Only a lecture that has failed can be tried again.")
+        await allowance.spend(Quota.DOWNLOADS)
         reset(lecture)
         await ensure_user(unit.session, viewer)
         await enqueue(unit, lecture, viewer)
@@ -105,7 +114,8 @@ async def lock_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) 
     query = select(Lecture).where(Lecture.id == real_id(lecture_id)).with_for_update()
     if not viewer.is_admin:
         query = query.where(linked(viewer))
-    lecture = await session.scalar(query)
+    # Twice: a lecture that is merged away while this waits for its lock goes by another id now.
+    lecture = await session.scalar(query) or await session.scalar(query)
     if lecture is None:
         raise NotFound("lecture", lecture_id)
     return lecture

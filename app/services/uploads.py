@@ -12,8 +12,9 @@ from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Document, UserDocument
 from app.domain import JobKind
-from app.errors import Conflict, InvalidInput
+from app.errors import Conflict, InvalidInput, RateLimited
 from app.services.incoming import IncomingFile
+from app.services.quotas import Allowance, Quota
 from app.services.removal import delete_objects
 from app.services.storage_keys import document_key
 from app.services.text import is_storable
@@ -36,28 +37,57 @@ class UploadedDocument:
 
 
 async def upload_document(
-    work: Work, storage: ObjectStore, viewer: Viewer, course_id: UUID, file: IncomingFile
+    work: Work,
+    storage: ObjectStore,
+    viewer: Viewer,
+    course_id: UUID,
+    file: IncomingFile,
+    allowance: Allowance,
 ) -> UploadedDocument:
     """Store the PDF and link the viewer to it; the same bytes in the course are kept once.
+
+    Over a quota it is refused: before a byte is read where that is known then, and else with
+    nothing kept.
 
     The object comes first and the row second, so a row never points at nothing.  A copy is deleted
     again; after a failed transaction the object stays for the sweep, since a commit whose answer
     was lost may have kept the row.
     """
     filename = _checked_filename(file)
+    await allowance.require(Quota.UPLOADS)
+    async with work.sessions() as session:
+        chunks = await allowance.require_room(session, _pdf_only(file.chunks))
     document_id = uuid4()
-    stored = await storage.store_file(document_key(document_id), _pdf_only(file.chunks))
+    stored = await storage.store_file(document_key(document_id), chunks)
+    values = {"id": document_id, "course_id": course_id, "filename": filename}
+    try:
+        uploaded = await _record(work, viewer, values, stored, allowance)
+    except (InvalidInput, RateLimited):  # over a quota: known before the commit
+        await delete_objects(storage, [stored.key])
+        raise
+    if not uploaded.created:
+        await delete_objects(storage, [stored.key])
+    return uploaded
+
+
+async def _record(
+    work: Work,
+    viewer: Viewer,
+    values: dict[str, object],
+    stored: StoredFileMeta,
+    allowance: Allowance,
+) -> UploadedDocument:
+    """Make or find the row and link the viewer, in one transaction."""
     async with work.begin() as unit:
         await ensure_user(unit.session, viewer)
-        values = {"id": document_id, "course_id": course_id, "filename": filename}
         found_id, created = await _insert_or_find(unit.session, values, stored)
-        await _link(unit.session, viewer, found_id, filename)
+        await _link(unit.session, viewer, found_id, str(values["filename"]))
+        await allowance.require_within(unit.session)
+        await allowance.spend(Quota.UPLOADS)
         if created:
             await _count_pages(unit, found_id, viewer)
         await unit.wake_document(found_id)
-    if not created:
-        await delete_objects(storage, [stored.key])
-    return UploadedDocument(found_id, created)
+        return UploadedDocument(found_id, created)
 
 
 async def _insert_or_find(

@@ -263,7 +263,7 @@ async def test_domain_errors_keep_their_code_and_others_are_masked(
         assert errors[name]["message"] == "Internal server error."
         assert errors[name]["extensions"]["requestId"] == "request-1"
     assert "secret" not in response.text
-    assert "KeyError" in capfd.readouterr().out
+    assert "KeyError" in "".join(capfd.readouterr())  # where logs go is another test's choice
 
 
 async def test_scalars_go_out_and_come_in(edge: Edge) -> None:

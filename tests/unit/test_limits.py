@@ -3,13 +3,20 @@
 import time
 
 import pytest
-from graphql import GraphQLSchema, build_schema, get_introspection_query
+from graphql import GraphQLSchema, build_schema, get_introspection_query, parse
 
 from app.schema.documents import DocumentChecker, DocumentRefused
 from app.schema.error_format import format_errors
+from app.schema.limits import check_limits
+from app.schema.root import schema as studybuddy
 
 SCHEMA: GraphQLSchema = build_schema(
-    "type Query { id: ID name(of: String): String a: Query b: Query c: Query d: Query }"
+    """
+    type Query {
+      id: ID name(of: String): String a: Query b: Query c: Query d: Query
+      page(first: Int = 20): [Query!]!
+    }
+    """
 )
 CHECKER = DocumentChecker(SCHEMA, introspection=True)
 QUICK_SECONDS = 0.1
@@ -55,7 +62,7 @@ def test_a_fragments_aliases_count_wherever_it_is_spread() -> None:
 
 
 def test_a_thousand_tokens_pass_and_one_more_does_not() -> None:
-    document = "{ " + "a { id } " * 200 + "id " * 198 + "}"
+    document = "{ " + "a { id } " * 90 + "id " * 638 + "}"
     CHECKER.check(document)
     assert "1000 tokens" in _refusal(document.replace("}", "id }", 1))
     assert "1000 tokens" in _refusal("{" * 2000)
@@ -129,3 +136,66 @@ def test_a_checked_document_is_remembered() -> None:
     assert CHECKER.check("{ id }") is CHECKER.check("{ id }")
     long = "{ id } #" + "x" * 100_000
     assert CHECKER.check(long) is not CHECKER.check(long)
+
+
+def test_a_page_counts_as_often_as_it_is_long() -> None:
+    CHECKER.check("{ page(first: 100) { page(first: 100) { id } } }")
+    assert "20000 fields" in _refusal("{ page(first: 100) { page(first: 100) { id a { id } } } }")
+    CHECKER.check("{ page(first: 20) { page(first: 20) { page(first: 20) { id } } } }")
+    variable = "query ($n: Int) { page(first: $n) { page(first: $n) { id a { id } } } }"
+    assert "20000 fields" in _refusal(variable)
+
+
+def test_the_services_own_lists_have_room_for_every_use() -> None:
+    checker = DocumentChecker(studybuddy._schema, introspection=False)
+    fields = "id title status durationSeconds createdAt course { code title } progress { percent }"
+    lists = "lectures{0} {{ nodes {{ {1} }} edges {{ cursor node {{ {1} }} }} totalCount }}"
+    checker.check("{ " + lists.format("(first: 100)", fields) + " }")
+    many = " ".join(f"x{n}: " + lists.format("{0}", fields) for n in range(10))
+    checker.check("{ " + many.replace("{0}", "") + " }")
+    assert "20000 fields" in _refusal("{ " + many.replace("{0}", "(first: 100)") + " }", checker)
+
+
+def test_fragments_do_not_hide_a_pages_cost() -> None:
+    spread = "{ page(first: 100) { ...f } } fragment f on Query { page(first: 100) { ...g } } "
+    CHECKER.check(spread + "fragment g on Query { id }")
+    assert "20000 fields" in _refusal(spread + "fragment g on Query { id a { id } }")
+    inline = "{ page(first: 100) { ... { page(first: 100) { ... on Query { id a { id } } } } } }"
+    assert "20000 fields" in _refusal(inline)
+
+
+def test_root_fields_count_through_fragments() -> None:
+    schema = build_schema(f"type Query {{ {' '.join(f'f{n}: ID' for n in range(30))} }}")
+    checker = DocumentChecker(schema, introspection=False)
+    checker.check("{ " + " ".join(f"f{n}" for n in range(20)) + " f0 }")
+    hidden = "{ ...f ... { f20 } } fragment f on Query { "
+    refused = _refusal(hidden + " ".join(f"f{n}" for n in range(20)) + " }", checker)
+    assert "20 fields at its root" in refused
+
+
+def test_directives_are_counted_with_their_fragments_written_out() -> None:
+    one = "@include(if: true)"
+    spreads = "{ ...f " + " ".join(f"{name} {{ ...f }}" for name in "abcd") + " } "
+    fragment = "fragment f on Query {{ {} }}"
+    CHECKER.check(spreads + fragment.format(" ".join(f"x{n}: id {one}" for n in range(3))))
+    CHECKER.check(spreads + fragment.format(f"id {one} " * 10))
+    assert "50 directives" in _refusal(spreads + fragment.format(f"id {one} " * 11))
+    assert "50 directives" in _refusal("{ id " + "@unknown " * 51 + "}")
+
+
+def test_one_field_again_and_again_is_not_compared_with_itself_forever() -> None:
+    began = time.perf_counter()
+    assert "100 times" in _refusal("{ " + "a { id } " * 240 + "}")
+    assert time.perf_counter() - began < QUICK_SECONDS
+
+
+@pytest.mark.parametrize("spreads", [1, 2, 3])
+def test_the_work_grows_with_the_text_and_not_with_what_it_stands_for(spreads: int) -> None:
+    def chain(levels: int) -> str:
+        fragments = (
+            f"fragment f{n} on Query {{ {f'...f{n + 1} ' * spreads}}}" for n in range(levels)
+        )
+        return "{ ...f0 } " + " ".join(fragments) + f" fragment f{levels} on Query {{ id }}"
+
+    # Each selection was seen once, though 729 spreads stand for them.
+    assert check_limits(SCHEMA, parse(chain(6))) == 1 + 6 * spreads + 1

@@ -1,0 +1,251 @@
+"""Who gets what: anonymous, stranger, linked, admin, for every operation and the file.
+
+The operations come from the schema itself: a field that is added without a rule here fails.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from graphql import GraphQLObjectType, get_named_type, is_required_argument
+
+from app.embedded.panopto import PanoptoSimulator
+from app.schema.root import schema
+from app.settings import Settings
+from tests.graphql_ws import open_socket
+from tests.pdfs import make_pdf
+from tests.service import Client, Service, running_service
+
+SCHEMA = schema._schema
+ROLES = ("stranger", "linked", "admin")
+OWN = ("empty", "own", "empty")  # lists of one's own, whoever asks
+HIDDEN = ("null", "value", "value")
+UNKNOWN = ("NotFoundError", "value", "value")
+FORBIDDEN = ("FORBIDDEN", "FORBIDDEN", "value")
+
+# What each role gets, in the order of ROLES; anonymous requests get 401 everywhere.
+RULES: dict[str, tuple[str, str, str]] = {
+    "Query.viewer": ("value", "value", "value"),
+    "Query.node": HIDDEN,
+    "Query.lecture": HIDDEN,
+    "Query.lectures": OWN,
+    "Query.document": HIDDEN,
+    "Query.documents": OWN,
+    "Query.course": ("null", "null", "null"),  # the id names no course
+    "Query.courses": ("empty", "empty", "empty"),
+    "Query.allLectures": ("FORBIDDEN", "FORBIDDEN", "own"),
+    "Mutation.requestLectureDownload": ("value", "value", "value"),
+    "Mutation.retryLectureDownload": ("NotFoundError", "ConflictError", "ConflictError"),
+    "Mutation.cancelLectureDownload": UNKNOWN,
+    "Mutation.uploadDocument": ("value", "value", "value"),
+    "Mutation.unlinkLecture": ("NotFoundError", "value", "NotFoundError"),
+    "Mutation.unlinkDocument": ("NotFoundError", "value", "NotFoundError"),
+    "Mutation.deleteLecture": FORBIDDEN,
+    "Mutation.deleteDocument": FORBIDDEN,
+    "Subscription.lectureStatus": ("NOT_FOUND", "value", "value"),
+    "Subscription.myLectures": ("value", "value", "value"),
+    "Subscription.myDocuments": ("value", "value", "value"),
+}
+# Fields below the roots are as visible as the object that has them; this is what there is.
+FIELDS = {
+    "Course": "id code title instructor isOfficial",
+    "Lecture": "id courseId course panoptoSessionId panoptoUrl title durationSeconds status failure"
+    " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
+    " updatedAt",
+    "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
+    " fileUrl signedFileUrl createdAt updatedAt",
+    "Viewer": "id isAdmin storedBytes storedBytesLimit",
+    "DownloadProgress": "stage downloadedBytes totalBytes percent",
+}
+ROOTS = {"Query": SCHEMA.query_type, "Mutation": SCHEMA.mutation_type}
+SUBSCRIPTIONS = SCHEMA.subscription_type
+
+
+def operations(*roots: str) -> list[str]:
+    return [name for name in RULES if name.partition(".")[0] in roots]
+
+
+def test_every_field_of_the_schema_has_a_rule() -> None:
+    roots = [*ROOTS.values(), SUBSCRIPTIONS]
+    found = {f"{root.name}.{field}" for root in roots if root for field in root.fields}
+    assert found == set(RULES)
+    for name, fields in FIELDS.items():
+        kind = SCHEMA.type_map[name]
+        assert isinstance(kind, GraphQLObjectType)
+        assert set(kind.fields) == set(fields.split()), name
+    # Everything else is a page, an event, a payload or an error around those.
+    around = ("Connection", "Edge", "Event", "Payload", "Error", "PageInfo")
+    others = {
+        name
+        for name, kind in SCHEMA.type_map.items()
+        if isinstance(kind, GraphQLObjectType) and not name.startswith("__")
+    } - {"Query", "Mutation", "Subscription", *FIELDS}
+    assert {name for name in others if not name.endswith(around)} == set()
+
+
+def document_of(operation: str) -> tuple[str, set[str]]:
+    """Return a document that runs the operation, and the variables that it takes."""
+    root, _, name = operation.partition(".")
+    kind = SCHEMA.type_map[root]
+    assert isinstance(kind, GraphQLObjectType)
+    field = kind.fields[name]
+    taken = {key: a.type for key, a in field.args.items() if is_required_argument(a)}
+    head = ", ".join(f"${key}: {of}" for key, of in taken.items())
+    given = ", ".join(f"{key}: ${key}" for key in taken)
+    inner = "__typename"
+    if get_named_type(field.type).name.endswith("Connection"):
+        inner = "nodes { id }"
+    call = f"{name}{f'({given})' if given else ''} {{ {inner} }}"
+    return f"{root.lower()} {f'({head})' if head else ''} {{ {call} }}", set(taken)
+
+
+class Stage:
+    """A lecture and a document of one user, and the ways to ask for them."""
+
+    def __init__(self, service: Service, lecture: str, document: str) -> None:
+        self.service, self.lecture, self.document = service, lecture, document
+
+    def variables(self, operation: str, taken: set[str]) -> dict[str, Any]:
+        if taken == {"id"}:
+            return {"id": self.document if "ocument" in operation else self.lecture}
+        if not taken:
+            return {}
+        url = f"http://{self.service.simulator.host_port}/Panopto/Pages/Viewer.aspx?id={uuid4()}"
+        more = {"file": None} if "upload" in operation else {"panoptoUrl": url}
+        return {"input": {"courseId": str(self.service.course), **more}}
+
+    async def outcome(self, operation: str, user: Client) -> str:
+        query, taken = document_of(operation)
+        variables = self.variables(operation, taken)
+        if operation == "Mutation.uploadDocument":
+            sent = {"query": query, "variables": variables}
+            response = await user.http.post(
+                "/graphql",
+                data={"operations": json.dumps(sent), "map": '{"0":["variables.input.file"]}'},
+                files={"0": (f"{user.name}.pdf", make_pdf(2), "application/pdf")},
+                headers={"Authorization": f"Bearer {user.token}"} if user.token else {},
+            )
+        else:
+            headers = {"Authorization": f"Bearer {user.token}"} if user.token else {}
+            body = {"query": query, "variables": variables}
+            response = await user.http.post("/graphql", json=body, headers=headers)
+        return outcome_of(response.status_code, response.json())
+
+    async def stream_outcome(self, operation: str, user: Client) -> str:
+        query, taken = document_of(operation)
+        async with user.socket() as socket:
+            await socket.subscribe(query, self.variables(operation, taken))
+            if not taken:  # it is quiet until something happens: a ping comes back before
+                await socket.ping()
+            message = await socket.receive()
+        if message["type"] == "error":
+            code: str = message["payload"][0]["extensions"]["code"]
+            return code
+        return "value"
+
+
+def outcome_of(status: int, answer: dict[str, Any]) -> str:
+    if status != 200:
+        return str(status)
+    if "errors" in answer:
+        (error,) = answer["errors"]
+        code: str = error["extensions"]["code"]
+        return code
+    (value,) = answer["data"].values()
+    if value is None:
+        return "null"
+    if "nodes" in value:
+        return "own" if value["nodes"] else "empty"
+    kind: str = value.get("__typename", "")
+    return kind if kind.endswith("Error") else "value"
+
+
+async def new_stage(service: Service, owner: Client) -> Stage:
+    url = f"http://{service.simulator.host_port}/Panopto/Pages/Viewer.aspx?id={uuid4()}"
+    lecture = (await owner.request(service.course, url))["lecture"]["id"]
+    pdf = make_pdf(1) + f"% {uuid4()}".encode()
+    document = (await owner.upload(service.course, pdf))["document"]["id"]
+    return Stage(service, lecture, document)
+
+
+@pytest.fixture
+async def service(
+    service_settings: Settings, simulator: PanoptoSimulator
+) -> AsyncIterator[Service]:
+    """The API alone: lectures stay as they were asked for."""
+    async with running_service(service_settings, simulator, worker=False) as service:
+        yield service
+
+
+@pytest.fixture
+async def stage(service: Service, ada: Client) -> Stage:
+    return await new_stage(service, ada)
+
+
+async def test_queries_and_mutations(service: Service, admin: Client) -> None:
+    nobody = Client("nobody", "", service.http, service.address)
+    for operation in operations("Query", "Mutation"):
+        for role, expected in zip(ROLES, RULES[operation], strict=True):
+            owner = service.user(str(uuid4()))
+            stage = await new_stage(service, owner)
+            user = {"linked": owner, "admin": admin}.get(role) or service.user(str(uuid4()))
+            assert await stage.outcome(operation, nobody) == "401", operation
+            assert await stage.outcome(operation, user) == expected, (operation, role)
+            if expected != "value" or role == "stranger":
+                lecture, document = await owner.lecture(stage.lecture), stage.document
+                assert lecture["status"] == "PENDING", (operation, role)
+                assert await owner.document(document), (operation, role)
+
+
+DELETES = ("Mutation.deleteLecture", "Mutation.deleteDocument")
+
+
+async def test_an_admin_deletes_and_nobody_else(
+    stage: Stage, ada: Client, bob: Client, admin: Client
+) -> None:
+    for user in (bob, ada):
+        for operation in DELETES:
+            assert await stage.outcome(operation, user) == "FORBIDDEN"
+    assert await ada.lecture(stage.lecture)
+    assert await ada.document(stage.document)
+    for operation in DELETES:
+        assert await stage.outcome(operation, admin) == "value"
+    assert await ada.lecture(stage.lecture) is None
+    assert await ada.document(stage.document) is None
+
+
+async def test_subscriptions(stage: Stage, ada: Client, bob: Client, admin: Client) -> None:
+    for role, user in (("stranger", bob), ("linked", ada), ("admin", admin)):
+        for operation in operations("Subscription"):
+            expected = RULES[operation][ROLES.index(role)]
+            assert await stage.stream_outcome(operation, user) == expected, (operation, role)
+    async with open_socket(stage.service.address) as socket:
+        await socket.send({"type": "connection_init"})
+        assert await socket.close_code() == 4401
+    async with open_socket(stage.service.address) as socket:
+        await socket.subscribe("{ viewer { id } }")
+        assert await socket.close_code() == 4401
+
+
+async def test_files(stage: Stage, ada: Client, bob: Client, admin: Client) -> None:
+    path = f"/api/documents/{stage.document}/file"
+    assert (await bob.get(path)).status_code == 404
+    assert (await bob.get(path)).text.replace(stage.document, "") == (
+        await bob.get(f"/api/documents/{uuid4()}/file")
+    ).text.replace(stage.document, "")
+    assert (await ada.get(path)).status_code == 200
+    assert (await admin.get(path)).status_code == 200
+    assert (await stage.service.http.get(path)).status_code == 401
+    assert (await stage.service.http.head(path)).status_code == 401
+    for method in ("PUT", "DELETE", "PATCH", "POST"):
+        headers = {"Authorization": f"Bearer {ada.token}"}
+        response = await stage.service.http.request(method, path, headers=headers)
+        assert response.status_code == 405, method
+
+
+async def test_paths_that_are_not_there_are_closed_too(service: Service, ada: Client) -> None:
+    for path in ("/docs", "/redoc", "/openapi.json", "/graphql/", "/api", "/health/../graphql/x"):
+        assert (await service.http.get(path)).status_code == 401, path
+        assert (await ada.get(path)).status_code == 404, path
