@@ -9,16 +9,20 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from app.embedded.process import stop
 from app.embedded.servers import EmbeddedServers, make_data_directory
-from app.errors import ConfigurationError
-from app.settings import Settings, load_settings
+from app.errors import ConfigurationError, StorageError
+from app.settings import Settings, checked_storage_url, load_settings
 from app.supervisor import Address, CannotRun, Child, Supervisor, free_address, run_command
+
+if TYPE_CHECKING:
+    from app.services.doctor import Finding
 
 CONFIGURATION_EXIT = 2
 INTERRUPTED_EXIT = 130
+FINDINGS_EXIT = 1
 DEFAULT_TOKEN_SECONDS = 3600
 
 
@@ -59,9 +63,28 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--user", required=True, metavar="NAME", help="`admin` is an admin")
     token.add_argument("--ttl", type=_positive, default=DEFAULT_TOKEN_SECONDS, metavar="SECONDS")
     add("schema", _schema, "Print the GraphQL schema.")
+    doctor = add("doctor", _doctor, "Check rows, objects and jobs against each other.")
+    doctor.add_argument("--deep", action="store_true", help="read and hash every document")
+    storage = add("storage", _storage_copy, "Look after stored files.")
+    _add_copy(storage.add_subparsers(required=True, metavar="action"))
     demo = add("demo", _demo, "Show the service at work, on a simulated Panopto.")
     demo.add_argument("--exit", action="store_true", help="end after the checks")
     return parser
+
+
+def _add_copy(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Copy all files of one storage into another; run it again to go on, or to catch up."
+    copy = actions.add_parser("copy", help=text, description=text)
+    for name, attribute in (("--from", "source"), ("--to", "target")):
+        place = "file:///directory or s3://bucket/prefix, with the S3_… settings"
+        copy.add_argument(
+            name, dest=attribute, type=_storage_url, required=True, metavar="URL", help=place
+        )
+    copy.add_argument("--dry-run", action="store_true", help="only tell what would be copied")
+    copy.add_argument("--concurrency", type=_positive, default=8, metavar="N")
+    copy.add_argument(
+        "--checksum", action="store_true", help="compare the bytes of files that are there already"
+    )
 
 
 def _run(_: argparse.Namespace, settings: Settings) -> int:
@@ -128,10 +151,65 @@ def _schema(_: argparse.Namespace, __: Settings) -> int:
     return 0
 
 
+def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:
+    from app.services.storage_keys import is_temporary
+    from app.storage.copy_command import copy_storage
+
+    _exit_on_sigterm()
+    return asyncio.run(
+        copy_storage(
+            settings,
+            options.source,
+            options.target,
+            concurrency=options.concurrency,
+            dry_run=options.dry_run,
+            compare=options.checksum,
+            is_left_out=is_temporary,
+        )
+    )
+
+
 def _demo(options: argparse.Namespace, settings: Settings) -> int:
     from app.embedded import demo
 
     return demo.main(settings, exit_after=options.exit)
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    _exit_on_sigterm()
+    with EmbeddedServers(settings) as servers:
+        _migrate_own(servers)
+        findings = asyncio.run(_examine(servers.settings, deep=options.deep))
+    if not findings:
+        _say("Rows, objects and jobs fit together.")
+        return 0
+    table = Table("problem", "item", title=f"{len(findings)} findings")
+    for finding in findings:
+        table.add_row(finding.problem, finding.item)
+    Console().print(table)
+    return FINDINGS_EXIT
+
+
+async def _examine(settings: Settings, *, deep: bool) -> "list[Finding]":
+    from sqlalchemy.exc import DBAPIError
+
+    from app.db.engine import make_engine, make_sessions
+    from app.services.doctor import Doctor
+    from app.storage.factory import open_storage
+
+    engine, storage = make_engine(settings.database_url or ""), open_storage(settings)
+    try:
+        return await Doctor(make_sessions(engine), storage).examine(deep=deep)
+    except (OSError, DBAPIError) as error:
+        raise CannotRun(f"DATABASE_URL: the database refuses ({_last_words(error)})") from error
+    except StorageError as error:
+        raise CannotRun(f"STORAGE_URL: {error.message}") from error
+    finally:
+        await storage.close()
+        await engine.dispose()
 
 
 def _environment(settings: Settings, address: Address) -> dict[str, str]:
@@ -196,6 +274,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def _storage_url(text: str) -> str:
+    try:
+        return checked_storage_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _say(line: str) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -28,7 +29,7 @@ from app.http.ranges import (
     decide,
 )
 from app.services.file_grants import FileGrant, Reader
-from app.storage.protocol import ObjectStore
+from app.storage.protocol import ObjectStore, Presentation
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +37,8 @@ FileLookup = Callable[[Reader, UUID], Awaitable[FileGrant | None]]
 """Returns what the reader gets of the document, or None where it may not know that it exists."""
 
 _UUID_CHARACTERS = 36
+_REDIRECT_SECONDS = 60
+_CACHING = "private"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class FileAccess:
     lookup: FileLookup
     storage: ObjectStore
     signer: LinkSigner
+    delivery: Literal["proxy", "redirect"] = "proxy"
 
 
 def file_routes(access: Callable[[Request], FileAccess]) -> list[Route]:
@@ -61,12 +65,27 @@ async def _answer(request: Request, access: FileAccess) -> Response:
     grant = await access.lookup(_reader(request, access.signer, document_id), document_id)
     if grant is None:
         raise NotFound("document", document_id)
+    if access.delivery == "redirect" and (url := await _url_of(request, access, grant)):
+        await _require_object(access.storage, grant, document_id)
+        # Another request gets another URL; ranges and validators are for the store to judge.
+        return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
     target = Representation(grant.size_bytes, _etag(grant.etag_seed), grant.modified_at)
     decision = decide(request.method, request.headers, target)
     if not isinstance(decision, Whole | Part):
         return _bodiless(decision, target)
     stored = _StoredFile(access.storage, grant, target, decision, document_id)
     return await stored.head() if request.method == "HEAD" else stored
+
+
+async def _url_of(request: Request, access: FileAccess, grant: FileGrant) -> str | None:
+    """Return a URL at which the store serves the file by itself, or None where it has none."""
+    presentation = Presentation(grant.mime_type, inline_disposition(grant.filename), _CACHING)
+    return await access.storage.get_file_url(
+        grant.storage_key,
+        _REDIRECT_SECONDS,
+        method="HEAD" if request.method == "HEAD" else "GET",
+        presented_as=presentation,
+    )
 
 
 def _document_id(text: str) -> UUID:
@@ -95,7 +114,7 @@ def _validators(target: Representation) -> dict[str, str]:
         "ETag": target.etag,
         "Last-Modified": target.last_modified,
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private",
+        "Cache-Control": _CACHING,
         # A cached copy is no other user's.
         "Vary": "Authorization, Cookie",
         "X-Content-Type-Options": "nosniff",
@@ -143,27 +162,26 @@ class _StoredFile(Response):
             headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{target.size_bytes}"
         super().__init__(status_code=status, headers=headers, media_type=grant.mime_type)
         self._storage = storage
-        self._key = grant.storage_key
-        self._size_bytes = grant.size_bytes
+        self._grant = grant
         self._part = part
         self._document_id = document_id
 
     async def head(self) -> Response:
         """Return the same answer without its body."""
-        with self._missing_is_not_found():
-            info = await self._storage.stat_file(self._key)
-            self._check_size(info.size_bytes)
+        await _require_object(self._storage, self._grant, self._document_id)
         bare = Response(status_code=self.status_code)
         bare.raw_headers = self.raw_headers
         return bare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            with self._missing_is_not_found():
+            with _missing_is_not_found(self._document_id):
                 opened = await stack.enter_async_context(
-                    self._storage.open_file(self._key, self._part.start, self._part.end)
+                    self._storage.open_file(
+                        self._grant.storage_key, self._part.start, self._part.end
+                    )
                 )
-                self._check_size(opened.size_bytes)
+                _check_size(opened.size_bytes, self._grant)
             await send(
                 {
                     "type": "http.response.start",
@@ -179,18 +197,26 @@ class _StoredFile(Response):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-    def _check_size(self, size_bytes: int) -> None:
-        """Refuse an object that is not the one that was stored, rather than send other bytes."""
-        if size_bytes != self._size_bytes:
-            raise ObjectNotFound
 
-    @contextlib.contextmanager
-    def _missing_is_not_found(self) -> Iterator[None]:
-        try:
-            yield
-        except ObjectNotFound:
-            _log.error("document.object_missing", document_id=str(self._document_id))
-            raise NotFound("document", self._document_id) from None
+async def _require_object(storage: ObjectStore, grant: FileGrant, document_id: UUID) -> None:
+    """Raise `NotFound` where the object is missing, or is not the one that was stored."""
+    with _missing_is_not_found(document_id):
+        _check_size((await storage.stat_file(grant.storage_key)).size_bytes, grant)
+
+
+def _check_size(size_bytes: int, grant: FileGrant) -> None:
+    """Refuse an object that is not the one that was stored, rather than send other bytes."""
+    if size_bytes != grant.size_bytes:
+        raise ObjectNotFound
+
+
+@contextlib.contextmanager
+def _missing_is_not_found(document_id: UUID) -> Iterator[None]:
+    try:
+        yield
+    except ObjectNotFound:
+        _log.error("document.object_missing", document_id=str(document_id))
+        raise NotFound("document", document_id) from None
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -69,6 +69,7 @@ class RingWorker(Worker):
         try:
             yield
         finally:
-            while not task.done():  # redis-py can swallow a cancellation while it connects or sends.
+            # redis-py can swallow a cancellation that comes while it connects or sends.
+            while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=1)

@@ -7,7 +7,7 @@ crash leaves it behind, and `LocalStorage.list_partials` finds it.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -18,6 +18,8 @@ from app.storage.batches import batched
 from app.storage.protocol import (
     ObjectInfo,
     OpenedFile,
+    Presentation,
+    ReadMethod,
     StoredFileMeta,
     checked_key,
     checked_prefix,
@@ -73,7 +75,14 @@ class LocalStorage:
         """Return the object's size and time of last write."""
         return await self._run(disk.stat_file, self._root, checked_key(key))
 
-    async def get_file_url(self, key: str, expires_seconds: int) -> str | None:
+    async def get_file_url(
+        self,
+        key: str,
+        expires_seconds: int,
+        *,
+        method: ReadMethod = "GET",
+        presented_as: Presentation | None = None,
+    ) -> str | None:
         """Return None: files of this machine have no URL of their own."""
         checked_key(key)
         return None
@@ -81,6 +90,11 @@ class LocalStorage:
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         await self._run(disk.delete_file, self._root, checked_key(key))
+
+    async def delete_files(self, keys: Sequence[str]) -> None:
+        """Delete the objects one by one; missing ones are left alone."""
+        for key in keys:
+            await self.delete_file(key)
 
     async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Yield the objects whose key starts with the prefix, in no particular order."""

@@ -2,13 +2,15 @@
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 from app.errors import ObjectNotFound
 from app.storage.protocol import (
     ObjectInfo,
     OpenedFile,
+    Presentation,
+    ReadMethod,
     StoredFileMeta,
     checked_key,
     checked_prefix,
@@ -44,7 +46,14 @@ class MemoryStorage:
         """Return the object's size and time of last write."""
         return self._get(key)[1]
 
-    async def get_file_url(self, key: str, expires_seconds: int) -> str | None:
+    async def get_file_url(
+        self,
+        key: str,
+        expires_seconds: int,
+        *,
+        method: ReadMethod = "GET",
+        presented_as: Presentation | None = None,
+    ) -> str | None:
         """Return None: memory has no URL."""
         checked_key(key)
         return None
@@ -52,6 +61,11 @@ class MemoryStorage:
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         self._objects.pop(checked_key(key), None)
+
+    async def delete_files(self, keys: Sequence[str]) -> None:
+        """Delete the objects; missing ones are left alone."""
+        for key in keys:
+            await self.delete_file(key)
 
     async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Yield the objects whose key starts with the prefix, as they are at the first step."""

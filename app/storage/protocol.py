@@ -6,12 +6,12 @@ Every backend raises the same errors: `ObjectNotFound`, `InvalidKey`, `StorageFu
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from app.errors import InvalidKey
 
@@ -48,6 +48,18 @@ class OpenedFile:
     chunks: AsyncIterator[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """The headers with which an object is to be served, whoever asks for it."""
+
+    content_type: str
+    content_disposition: str
+    cache_control: str
+
+
+ReadMethod = Literal["GET", "HEAD"]
+
+
 class ObjectStore(Protocol):
     """Named byte objects.  Safe for concurrent use by any number of tasks."""
 
@@ -69,15 +81,29 @@ class ObjectStore(Protocol):
         ...
 
     async def stat_file(self, key: str) -> ObjectInfo:
-        """Return the object's size and time of last write."""
+        """Return the object's size and time of last write; `ObjectNotFound` where it is none."""
         ...
 
-    async def get_file_url(self, key: str, expires_seconds: int) -> str | None:
-        """Return a presigned URL, or None where the backend has no such thing."""
+    async def get_file_url(
+        self,
+        key: str,
+        expires_seconds: int,
+        *,
+        method: ReadMethod = "GET",
+        presented_as: Presentation | None = None,
+    ) -> str | None:
+        """Return a presigned URL for the method, or None where the backend has no such thing.
+
+        The presentation is part of what is signed: who holds the URL cannot change it.
+        """
         ...
 
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
+        ...
+
+    async def delete_files(self, keys: Sequence[str]) -> None:
+        """Delete the objects, in as few requests as can be; missing ones are left alone."""
         ...
 
     def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:

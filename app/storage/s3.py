@@ -1,27 +1,31 @@
 """Objects in an S3 bucket (AWS, DigitalOcean Spaces, MinIO, …), by obstore.
 
 A process killed in the middle of a large upload leaves an unfinished multipart upload, invisible
-but billed: give the bucket a lifecycle rule that aborts those older than a day.
+but billed; `S3Storage.list_partials` finds it where S3_ACCESS_KEY_ID is set.  Otherwise, as with
+the keys of a role, a lifecycle rule of the bucket has to do it (docs/spaces.md).
 """
 
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from app.errors import ObjectNotFound, StorageError
+from app.errors import InvalidKey, ObjectNotFound, StorageError
 from app.settings import Settings
 from app.storage.batches import batched
+from app.storage.bucket import Bucket, MultipartUploads
 from app.storage.protocol import (
     ObjectInfo,
     OpenedFile,
+    Presentation,
+    ReadMethod,
     StoredFileMeta,
     checked_key,
     checked_prefix,
@@ -31,6 +35,8 @@ from app.storage.protocol import (
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Config
+
+_log = structlog.get_logger(__name__)
 
 _PART_BYTES = 5 * 1024 * 1024
 """The least that S3 allows; its 10,000 parts are 50 GB."""
@@ -52,23 +58,26 @@ _RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=
 class S3Storage:
     """`ObjectStore` on a bucket.  Holds about 30 MiB for each large upload under way."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, bucket: Bucket) -> None:
         self._store = store
+        self._bucket = bucket
         self._aborting: set[asyncio.Future[Any]] = set()
+        self._unfinished = (
+            MultipartUploads(bucket, bucket.credentials) if bucket.credentials else None
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "S3Storage":
         """Return the storage that STORAGE_URL and the S3_… settings name."""
-        parts = urlsplit(settings.resolved_storage_url)
-        endpoint = _endpoint_of(settings, parts.netloc)
+        bucket = Bucket.from_settings(settings)
         store = S3Store(
-            parts.netloc,
-            prefix=parts.path.strip("/") or None,
-            config=_config_of(settings, endpoint),
-            client_options={**_CLIENT, "allow_http": (endpoint or "").startswith("http://")},
+            bucket.name,
+            prefix=bucket.prefix or None,
+            config=_config_of(settings, bucket),
+            client_options={**_CLIENT, "allow_http": bucket.url.startswith("http://")},
             retry_config=_RETRIES,
         )
-        return cls(store)
+        return cls(store, bucket)
 
     async def store_file(self, key: str, chunks: AsyncIterator[bytes]) -> StoredFileMeta:
         """Store the stream: small ones by one request, larger ones in parts as they arrive.
@@ -103,17 +112,41 @@ class S3Storage:
         with _errors_of_reading():
             return _info(await obstore.head_async(self._store, checked_key(key)))
 
-    async def get_file_url(self, key: str, expires_seconds: int) -> str | None:
-        """Return a presigned URL; whether the object exists is not asked."""
-        lifetime = timedelta(seconds=expires_seconds)
+    async def get_file_url(
+        self,
+        key: str,
+        expires_seconds: int,
+        *,
+        method: ReadMethod = "GET",
+        presented_as: Presentation | None = None,
+    ) -> str | None:
+        """Return a presigned URL; whether the object exists is not asked.
+
+        None where a presentation must be signed but the keys are not settings: obstore, which
+        then finds them, signs no parameters.
+        """
+        checked_key(key)
+        credentials = self._bucket.credentials
+        if credentials is not None:
+            path, pinned = self._bucket.path_of(key), _parameters_of(presented_as)
+            return self._bucket.signed_url(credentials, method, path, pinned, expires_seconds)
+        if presented_as is not None:
+            return None
         with _errors_of_reading():
-            return await obstore.sign_async(self._store, "GET", checked_key(key), lifetime)
+            lifetime = timedelta(seconds=expires_seconds)
+            return await obstore.sign_async(self._store, method, key, lifetime)
 
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         checked_key(key)
         with contextlib.suppress(ObjectNotFound), _errors_of_reading():
             await obstore.delete_async(self._store, key)
+
+    async def delete_files(self, keys: Sequence[str]) -> None:
+        """Delete the objects, a thousand with each request."""
+        paths = [checked_key(key) for key in keys]
+        with _errors_of_reading():
+            await obstore.delete_async(self._store, paths)
 
     async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Yield the objects whose key starts with the prefix, in no particular order."""
@@ -124,6 +157,28 @@ class S3Storage:
                 for meta in page:
                     if meta["path"].startswith(prefix):
                         yield _info(meta)
+
+    async def list_partials(self) -> AsyncIterator[ObjectInfo]:
+        """Yield the unfinished uploads, with the time of their last part; for `delete_partial`.
+
+        Where the keys may not list them, that is logged and nothing more is yielded.
+        """
+        if self._unfinished is None:
+            return
+        try:
+            async for upload in self._unfinished.list_all():
+                size_bytes, modified_at = await self._unfinished.describe_parts(upload)
+                yield ObjectInfo(f"{upload.path}?{upload.upload_id}", size_bytes, modified_at)
+        except StorageError as error:
+            _log.warning("unfinished_uploads_not_listed", reason=error.message)
+
+    async def delete_partial(self, key: str) -> None:
+        """Abort one of `list_partials`; one that is gone is left alone."""
+        path, _, upload_id = key.rpartition("?")
+        if not path.startswith(self._bucket.path_of("")) or not path:
+            raise InvalidKey
+        if self._unfinished is not None:
+            await self._unfinished.abort(path, upload_id)
 
     async def check(self) -> None:
         """Raise `StorageError` where the bucket does not answer within five seconds."""
@@ -139,6 +194,8 @@ class S3Storage:
         """Give uploads that are being aborted a last moment."""
         if self._aborting:
             await asyncio.wait(self._aborting, timeout=_ABORT_SECONDS)
+        if self._unfinished is not None:
+            await self._unfinished.close()
 
     async def _get(self, key: str, start: int, end: int | None) -> "GetResult | None":
         """Ask for the range; None where it holds nothing, which S3 refuses to answer."""
@@ -264,27 +321,28 @@ class _Aborted(Exception):
     """The source of an upload has failed or was cancelled."""
 
 
-def _endpoint_of(settings: Settings, bucket: str) -> str | None:
-    """Return the endpoint; a virtual-hosted one carries the bucket in its host."""
-    endpoint = settings.s3_endpoint_url
-    if endpoint is None or not settings.s3_virtual_hosted:
-        return endpoint
-    parts = urlsplit(endpoint)
-    host = parts.netloc if parts.netloc.startswith(f"{bucket}.") else f"{bucket}.{parts.netloc}"
-    return parts._replace(netloc=host).geturl()
-
-
-def _config_of(settings: Settings, endpoint: str | None) -> "S3Config":
+def _config_of(settings: Settings, bucket: Bucket) -> "S3Config":
     """Return what is set; obstore takes the rest from the standard AWS variables."""
     config: S3Config = {"virtual_hosted_style_request": settings.s3_virtual_hosted}
-    if endpoint:
-        config["endpoint"] = endpoint.rstrip("/")
+    if bucket.endpoint:
+        config["endpoint"] = bucket.endpoint
     if settings.s3_region:
         config["region"] = settings.s3_region
-    if settings.s3_access_key_id and settings.s3_secret_access_key:
-        config["access_key_id"] = settings.s3_access_key_id
-        config["secret_access_key"] = settings.s3_secret_access_key
+    if bucket.credentials:
+        config["region"] = bucket.credentials.region
+        config["access_key_id"] = bucket.credentials.access_key_id
+        config["secret_access_key"] = bucket.credentials.secret_access_key
     return config
+
+
+def _parameters_of(presentation: Presentation | None) -> dict[str, str]:
+    if presentation is None:
+        return {}
+    return {
+        "response-content-type": presentation.content_type,
+        "response-content-disposition": presentation.content_disposition,
+        "response-cache-control": presentation.cache_control,
+    }
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import httpx
@@ -27,7 +27,7 @@ from app.services.file_grants import FileGrant, Reader
 from app.settings import load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
-from app.storage.protocol import ObjectStore
+from app.storage.protocol import ObjectStore, Presentation
 from tests.serving import Serving, issuer_directory, new_client, serving
 from tests.wait import wait_until
 
@@ -81,7 +81,9 @@ async def _answers(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def opened(storage: ObjectStore, **server: Any) -> AsyncIterator[House]:
+async def opened(
+    storage: ObjectStore, delivery: Literal["proxy", "redirect"] = "proxy", **server: Any
+) -> AsyncIterator[House]:
     settings = load_settings(data_dir=issuer_directory(), allowed_origins=ORIGIN)
     signer = LinkSigner(b"a secret of this test")
     grant = FileGrant(KEY, "Über uns.pdf", "application/pdf", SIZE, "seed", CHANGED)
@@ -93,7 +95,7 @@ async def opened(storage: ObjectStore, **server: Any) -> AsyncIterator[House]:
         user = reader.id if isinstance(reader, Viewer) else reader
         return grants.get((user, document_id))
 
-    access = FileAccess(lookup, storage, signer)
+    access = FileAccess(lookup, storage, signer, delivery)
     app = Starlette(routes=[*file_routes(lambda request: access)])
     verifier = TokenVerifier.from_settings(settings)
     install_middleware(app, settings, verifier)
@@ -421,3 +423,62 @@ async def test_a_store_that_is_down_is_a_masked_error() -> None:
         extensions = response.json()["errors"][0]["extensions"]
         assert extensions["requestId"] == response.headers["x-request-id"]
         assert "store" not in response.text
+
+
+# --- a store that serves files by itself ------------------------------------------------------
+
+
+class LinkedStorage(MemoryStorage):
+    """Has URLs, and notes what they were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int, str, Presentation | None]] = []
+
+    async def get_file_url(
+        self,
+        key: str,
+        expires_seconds: int,
+        *,
+        method: str = "GET",
+        presented_as: Presentation | None = None,
+    ) -> str | None:
+        self.asked.append((key, expires_seconds, method, presented_as))
+        return "https://bucket.example.org/x?signature=1"
+
+
+async def test_a_redirect_pins_how_the_file_is_presented() -> None:
+    storage = LinkedStorage()
+    await storage.store_file(KEY, _stream(CONTENT))
+    async with opened(storage, "redirect") as house:
+        got = await house.get(range="bytes=0-4", if_none_match='"any"')
+        head = await house.client.head(path(), headers=house.bearer())
+        for response in (got, head):
+            assert response.status_code == 307
+            assert response.content == b""
+            assert response.headers["location"] == "https://bucket.example.org/x?signature=1"
+            assert response.headers["cache-control"] == "no-store"
+            assert response.headers["referrer-policy"] == "no-referrer"
+        as_pdf = Presentation(
+            "application/pdf",
+            "inline; filename=\"Uber uns.pdf\"; filename*=UTF-8''%C3%9Cber%20uns.pdf",
+            "private",
+        )
+        assert storage.asked == [(KEY, 60, "GET", as_pdf), (KEY, 60, "HEAD", as_pdf)]
+
+
+async def test_a_redirect_is_for_those_who_may_read_what_is_there() -> None:
+    storage = LinkedStorage()
+    async with opened(storage, "redirect") as house:
+        assert _error(await house.get()) == (404, "NOT_FOUND")  # the object is missing
+        storage.asked.clear()
+        stranger = await house.client.get(path(), headers=house.bearer("eve"))
+        assert _error(stranger) == (404, "NOT_FOUND")
+        assert _error(await house.client.get(path())) == (401, "UNAUTHENTICATED")
+        assert storage.asked == []
+
+
+async def test_files_without_a_url_come_through_the_api_all_the_same(local: LocalStorage) -> None:
+    async with opened(local, "redirect") as house:
+        response = await house.get(range="bytes=1-3")
+        assert (response.status_code, response.content) == (206, CONTENT[1:4])

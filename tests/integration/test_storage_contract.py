@@ -246,6 +246,18 @@ async def test_deleting_twice(storage: ObjectStore) -> None:
         await storage.stat_file("a/b")
 
 
+async def test_deleting_many(storage: ObjectStore) -> None:
+    for number in range(5):
+        await storage.store_file(f"n/{number}", stream(b"x"))
+    await storage.delete_files(["n/0", "n/1", "n/missing", "n/3"])
+    assert await keys(storage) == {"n/2", "n/4"}
+    await storage.delete_files([])
+    with pytest.raises(InvalidKey):
+        await storage.delete_files(["n/2", "../n/4"])
+    await storage.delete_files(["n/4"])
+    assert "n/4" not in await keys(storage)
+
+
 async def test_listing_by_prefix(storage: ObjectStore) -> None:
     stored = {"audio/1.m4a", "audio/1_source.2.mp4", "audio/deep/3", "audiobook", "documents/4.pdf"}
     for key in stored:
