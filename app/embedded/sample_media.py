@@ -43,8 +43,12 @@ def make_lecture(
     audio: bool = True,
     video: bool = True,
     faststart: bool = True,
+    chunk_seconds: float = 0,
+    fragmented: bool = False,
 ) -> Path:
     """Write an MP4 with the tracks asked for, of at least ``size_bytes``, and return its path.
+
+    Pictures and sound take turns with every picture, or each ``chunk_seconds``.
 
     Its tracks end within an AAC frame (21 ms) and a picture (200 ms) of the duration.
     """
@@ -52,6 +56,10 @@ def make_lecture(
     pictures = math.ceil(duration_seconds * _FRAMES_PER_SECOND)
     filler = _filler(math.ceil(size_bytes / pictures)) if size_bytes else b""
     options = {"movflags": "+faststart"} if faststart else {}
+    if fragmented:
+        options = {"movflags": "frag_keyframe+empty_moov"}
+    if chunk_seconds:
+        options["chunk_duration"] = str(round(chunk_seconds * 1_000_000))
     with (
         av.open(io.BytesIO(_loop_file())) as source,
         av.open(str(path), "w", format="mp4", options=options) as target,

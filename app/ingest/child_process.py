@@ -14,7 +14,12 @@ import signal
 import sys
 from typing import Any
 
-_TASKS = ("app.ingest.audio_child", "app.ingest.pages_child", "app.ingest.playlist_child")
+_TASKS = (
+    "app.ingest.audio_child",
+    "app.ingest.audio_index_child",
+    "app.ingest.pages_child",
+    "app.ingest.playlist_child",
+)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

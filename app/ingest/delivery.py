@@ -217,7 +217,7 @@ class _Media:
         session_id = self.link.session_id or guid(self.session.public_id or "")
         if self.session.audio_podcast_encoded and self.cookie_header and session_id:
             path = f"/Panopto/Podcast/Download/{session_id}.mp4?mediaTargetType=audioPodcast"
-            yield self._at("mp4", path)
+            yield self._at("podcast", path)
 
     def _of_kind(self, kind: str, streams: Iterable[_Stream]) -> Iterator[MediaLocation]:
         for stream in streams:

@@ -14,8 +14,16 @@ import structlog
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed, InvalidInput
+from app.ingest.audio_ranges import AudioOptions, fetch_audio
 from app.ingest.delivery import Delivery, ask_delivery, kind_of
-from app.ingest.fetch import PATIENCE, Patience, fetch_file, require_media
+from app.ingest.fetch import (
+    PATIENCE,
+    Patience,
+    discard_part,
+    fetch_file,
+    has_part,
+    require_media,
+)
 from app.ingest.guard import GuardedClient, content_type, origin_of
 from app.ingest.hls import fetch_stream, open_stream
 from app.ingest.panopto import recording_link
@@ -26,7 +34,9 @@ from app.ingest.protocols import (
     ReportProgress,
     ResolvedLecture,
     Segment,
+    Tier,
 )
+from app.ingest.range_source import RangeSource, RangesRefused
 from app.ingest.tracks import has_audio_track
 from app.settings import Settings
 from app.storage.protocol import LocalFiles
@@ -103,18 +113,39 @@ class PanoptoDownloader:
         A failure that passes by itself is raised at once; any other leads to the next medium, and
         is raised where there is none.
         """
+        try:
+            return await self._first_of(lecture, scratch, key_stem, report)
+        finally:
+            # What an attempt before left of a medium that was not taken this time.
+            await discard_part(scratch, key_stem)
+
+    async def _first_of(
+        self,
+        lecture: ResolvedLecture,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
         failures: list[IngestFailed] = []
-        for tier, location in enumerate(lecture.media):
+        for choice, location in enumerate(lecture.media):
             try:
                 source = await self._fetch(location, lecture, scratch, key_stem, report)
                 await _require_audio(source, scratch)
             except IngestFailed as error:
                 if error.transient:
                     raise
-                log.info("medium_failed", tier=tier, kind=location.kind, why=error.failure.value)
+                log.info(
+                    "medium_failed", choice=choice, kind=location.kind, reason=error.failure.value
+                )
                 failures.append(error)
                 continue
-            log.info("medium_fetched", tier=tier, kind=location.kind, bytes=source.size_bytes)
+            log.info(
+                "medium_fetched",
+                choice=choice,
+                tier=source.tier.value,
+                fetched_bytes=source.fetched_bytes,
+                size_bytes=source.size_bytes,
+            )
             return source
         raise failures[0] if failures else _no_recording()
 
@@ -153,17 +184,52 @@ class PanoptoDownloader:
     ) -> DownloadedSource:
         if location.kind == "hls":
             return await self._fetch_hls(location, scratch, key_stem, report)
+        duration = _duration(location.segments) or lecture.duration_seconds
+        ranges = RangeSource(self._client, location, self._patience)
+        try:
+            if location.kind == "podcast":
+                raise RangesRefused("sound_alone")
+            return await self._fetch_ranges(ranges, location, duration, scratch, key_stem, report)
+        except RangesRefused as refusal:
+            log.info("audio_ranges_refused", reason=refusal.reason)
         stored = await fetch_file(
             self._client,
             location,
             scratch,
-            f"{key_stem}.mp4",
+            key_stem,
             report,
             max_bytes=self._max_source_bytes,
             patience=self._patience,
+            begun=ranges.begun,
         )
-        duration = _duration(location.segments) or lecture.duration_seconds
-        return DownloadedSource(stored.key, stored.size_bytes, duration, location.segments)
+        tier = Tier.AUDIO_PODCAST if location.kind == "podcast" else Tier.WHOLE_FILE
+        fetched = stored.fetched_bytes + ranges.fetched_bytes
+        return DownloadedSource(
+            stored.key, stored.size_bytes, duration, location.segments, tier, fetched
+        )
+
+    async def _fetch_ranges(
+        self,
+        ranges: RangeSource,
+        location: MediaLocation,
+        duration_seconds: float | None,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        if await has_part(scratch, key_stem, location.url):
+            raise RangesRefused("resumed")
+        key = f"{key_stem}.mp4"
+        options = AudioOptions(self._max_source_bytes, exact_start=bool(location.segments))
+        audio = await fetch_audio(ranges, scratch, key, report, options)
+        return DownloadedSource(
+            key,
+            audio.stored.size_bytes,
+            duration_seconds,
+            location.segments,
+            Tier.AUDIO_RANGES,
+            audio.fetched_bytes,
+        )
 
     async def _fetch_hls(
         self, location: MediaLocation, scratch: LocalFiles, key_stem: str, report: ReportProgress
@@ -180,7 +246,10 @@ class PanoptoDownloader:
             patience=self._patience,
         )
         duration = _duration(location.segments) or stream.playlist.duration_seconds
-        return DownloadedSource(stored.key, stored.size_bytes, duration, location.segments)
+        tier = Tier.HLS_AUDIO if stream.is_rendition else Tier.HLS_VARIANT
+        return DownloadedSource(
+            stored.key, stored.size_bytes, duration, location.segments, tier, stored.size_bytes
+        )
 
 
 async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:

@@ -1,4 +1,4 @@
-"""One file by HTTP into scratch storage, resumed where the connection drops.
+"""One file by HTTP into scratch storage, resumed where the connection drops or the worker died.
 
     begin -> bytes flow -> (drop -> wait -> Range + If-Range from where it stopped)* -> end
                  \\-> the source is another one now: begin again, with nothing kept
@@ -6,21 +6,33 @@
 Validators and ranges follow RFC 9110, sections 13.1.5 and 14.
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import httpx
+import structlog
 
+from app.cancellation import ended
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.guard import GuardedClient, content_type
 from app.ingest.http_failures import login_required, looks_like_login
+from app.ingest.part_file import PartFile, Version, identity_of
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress
-from app.storage.protocol import LocalFiles, StoredFileMeta
+from app.storage.batches import batched
+from app.storage.protocol import LocalFiles
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -57,31 +69,135 @@ class _SourceChanged(Exception):
     """What was fetched so far belongs to another version of the file."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """How far a file was read, and what is known of its version."""
+
+    offset: int = 0
+    size_bytes: int | None = None
+    validator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first bytes of a file, had already, and the version that they are of."""
+
+    head: bytes
+    size_bytes: int
+    validator: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """The object stored, and how many bytes of it this attempt asked the source for."""
+
+    key: str
+    size_bytes: int
+    fetched_bytes: int
+
+
 async def fetch_file(
     client: GuardedClient,
     location: MediaLocation,
     scratch: LocalFiles,
-    key: str,
+    key_stem: str,
     report: ReportProgress,
     *,
     max_bytes: int,
     patience: Patience = PATIENCE,
-) -> StoredFileMeta:
-    """Store the file under the key; on any error nothing of it is left.
+    begun: Begun | None = None,
+) -> FetchedFile:
+    """Store the file under ``{key_stem}.mp4``; on any error nothing of it is left.
 
-    Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED (transient)
-    where the source keeps ending before its own Content-Length.
+    Goes on with what a killed attempt left under the stem (`part_file.hand_over`), else with
+    ``begun``.  Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED
+    (transient) where the source keeps ending before its own Content-Length.
     """
-    for _ in range(patience.restarts + 1):
-        body = _FileBody(client, location, report, max_bytes, patience)
-        try:
-            async with aclosing(body.chunks()) as chunks:
-                return await scratch.store_file(key, chunks)
-        except _SourceChanged:
-            continue
+    part = _Part(await asyncio.to_thread(PartFile, scratch, key_stem), identity_of(location.url))
+    body = _FileBody(client, location, report, max_bytes, patience)
+    try:
+        body.go_on(await part.go_on() or await part.begin_with(begun))
+        for _ in range(patience.restarts + 1):
+            try:
+                fetched_bytes = await part.fill(body)
+            except _SourceChanged:
+                body = _FileBody(client, location, report, max_bytes, patience)
+                await part.discard()
+                continue
+            return await part.publish(scratch, f"{key_stem}.mp4", fetched_bytes)
+    finally:
+        await part.discard()
     raise IngestFailed(
         LectureFailure.NETWORK, "The source keeps changing while it is read.", transient=True
     )
+
+
+async def has_part(scratch: LocalFiles, key_stem: str, url: str) -> bool:
+    """Whether an attempt before left a part of this source under the stem."""
+    part = await asyncio.to_thread(PartFile, scratch, key_stem)
+    return await _in_thread(part.belongs_to, identity_of(url))
+
+
+async def discard_part(scratch: LocalFiles, key_stem: str) -> None:
+    """Remove what is left of a part under the stem."""
+    part = await asyncio.to_thread(PartFile, scratch, key_stem)
+    await _in_thread(part.discard)
+
+
+class _Part:
+    """`PartFile` for a task: every call in a thread, and ended before it is let go."""
+
+    def __init__(self, part: PartFile, identity: str) -> None:
+        self._part = part
+        self._identity = identity
+        self._is_open = False
+
+    async def go_on(self) -> _Known | None:
+        """Return how far an earlier attempt came, and with which version."""
+        version = await _in_thread(self._part.go_on, self._identity)
+        if version is None:
+            return None
+        self._is_open = True
+        log.info("fetch_resumed", offset=self._part.size_bytes, size_bytes=version.size_bytes)
+        return _Known(self._part.size_bytes, version.size_bytes, version.validator)
+
+    async def begin_with(self, begun: Begun | None) -> _Known | None:
+        """Begin the part with the bytes that are here already."""
+        if begun is None:
+            return None
+        await self._begin(_Known(0, begun.size_bytes, begun.validator))
+        await _in_thread(self._part.append, [begun.head])
+        return _Known(len(begun.head), begun.size_bytes, begun.validator)
+
+    async def fill(self, body: _FileBody) -> int:
+        """Write what the body yields; return how many bytes that were."""
+        first = self._part.size_bytes if self._is_open else 0
+        async with aclosing(body.chunks()) as chunks:
+            async for batch in batched(chunks):
+                if not self._is_open:
+                    await self._begin(body.known)
+                await _in_thread(self._part.append, batch)
+        if not self._is_open:
+            await self._begin(body.known)
+        return self._part.size_bytes - first
+
+    async def publish(self, scratch: LocalFiles, key: str, fetched_bytes: int) -> FetchedFile:
+        """Make the part the object."""
+        path = await asyncio.to_thread(scratch.path_of, key)
+        await _in_thread(self._part.publish, path)
+        return FetchedFile(key, self._part.size_bytes, fetched_bytes)
+
+    async def discard(self) -> None:
+        """Leave nothing."""
+        self._is_open = False
+        await _in_thread(self._part.discard)
+
+    async def _begin(self, known: _Known) -> None:
+        version = None
+        if known.size_bytes is not None and known.validator is not None:
+            version = Version(self._identity, known.size_bytes, known.validator)
+        await _in_thread(self._part.begin, version)
+        self._is_open = True
 
 
 class _FileBody:
@@ -105,9 +221,23 @@ class _FileBody:
         self._total: int | None = None
         self._validator: str | None = None
 
+    @property
+    def known(self) -> _Known:
+        """How far it is, and of which version."""
+        return _Known(self._offset, self._total, self._validator)
+
+    def go_on(self, known: _Known | None) -> None:
+        """Begin where another left off."""
+        if known is not None:
+            self._offset, self._total = known.offset, known.size_bytes
+            self._validator = known.validator
+            self._require_size(self._total or 0)
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the whole file once, or raise."""
+        """Yield the rest of the file once, or raise."""
         idle = 0
+        if self._total is not None and 0 < self._total <= self._offset:
+            return
         for _ in range(self._patience.tries_in_all):
             before = self._offset
             try:
@@ -162,7 +292,7 @@ class _FileBody:
         length = response.headers.get("content-length", "")
         self._total = int(length) if length.isascii() and length.isdigit() else None
         self._require_size(self._total or 0)
-        self._validator = _validator(response)
+        self._validator = validator_of(response.headers)
 
     def _require_continuation(self, response: httpx.Response) -> None:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
@@ -170,7 +300,7 @@ class _FileBody:
             raise _SourceChanged
         if match[3] != "*" and self._total not in (None, int(match[3])):
             raise _SourceChanged
-        if _validator(response) not in (None, self._validator):
+        if validator_of(response.headers) not in (None, self._validator):
             raise _SourceChanged
 
     def _require_size(self, size_bytes: int) -> None:
@@ -222,10 +352,18 @@ def _ends_early() -> IngestFailed:
     )
 
 
-def _validator(response: httpx.Response) -> str | None:
+def validator_of(headers: Mapping[str, str]) -> str | None:
     """Return what If-Range may carry: a strong ETag, else the date of the last change."""
-    etag: str | None = response.headers.get("etag")
+    etag = headers.get("etag")
     if etag is not None:
         return None if etag.startswith("W/") else etag
-    modified: str | None = response.headers.get("last-modified")
-    return modified
+    return headers.get("last-modified")
+
+
+async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run the call in a thread; where cancelled, it has ended all the same."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await ended(running)

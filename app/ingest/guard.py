@@ -30,7 +30,9 @@ _MAX_REDIRECTS = 5
 _MAX_URL_CHARACTERS = 16_384
 OnBytes = Callable[[int], Awaitable[None]]
 
-_HEADERS = {"User-Agent": "StudyBuddy", "Accept": "*/*", "Accept-Encoding": "identity"}
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+HEADERS = {"User-Agent": "StudyBuddy", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class _JudgingBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         deadline = asyncio.get_running_loop().time() + (timeout or 0)
-        addresses = await self._judged(host.removesuffix("."), port, timeout)
+        addresses = await self.judged(host.removesuffix("."), port, timeout)
         for position, address in enumerate(addresses, start=1):
             left = deadline - asyncio.get_running_loop().time() if timeout else None
             try:
@@ -78,7 +80,7 @@ class _JudgingBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def _judged(self, host: str, port: int, timeout: float | None) -> list[str]:
+    async def judged(self, host: str, port: int, timeout: float | None) -> list[str]:
         """Resolve the host and return its addresses, or refuse it for any one of them."""
         allowed = _authority(host, port) in self._allowed
         if port not in _PUBLIC_PORTS and not allowed:
@@ -151,12 +153,15 @@ class GuardedClient:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._allowed = frozenset(map(_normal_authority, allowed_private_hosts))
+        self._ssl_context = ssl_context or httpx.create_ssl_context()
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._backend = _JudgingBackend(self._allowed)
         pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx.create_ssl_context(),
+            ssl_context=self._ssl_context,
             max_connections=max_connections,
-            max_keepalive_connections=16,
+            max_keepalive_connections=64,
             keepalive_expiry=15,
-            network_backend=_JudgingBackend(self._allowed),
+            network_backend=self._backend,
         )
         self._client = httpx.AsyncClient(
             transport=_Transport(pool),
@@ -230,6 +235,26 @@ class GuardedClient:
                 await _collected(response, max_bytes, on_bytes),
             )
 
+    async def connect(self, url: str) -> Connection:
+        """Open a connection of one's own to a judged address of the URL's host, TLS included.
+
+        Raises `IngestFailed`, or `OSError` where no address answers.
+        """
+        target = self._checked(url)
+        port = int(target.authority_with_port.rpartition(":")[2])
+        is_secure = target.parts.scheme == "https"
+        try:
+            addresses = await self._backend.judged(target.host, port, self._connect_timeout_seconds)
+        except _HTTPCORE_ERRORS as error:
+            raise failure_of_error(error) from error
+        async with asyncio.timeout(self._connect_timeout_seconds):
+            return await asyncio.open_connection(
+                addresses[0],
+                port,
+                ssl=self._ssl_context if is_secure else None,
+                server_hostname=target.host if is_secure else None,
+            )
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
@@ -248,7 +273,7 @@ class GuardedClient:
         first = target = self._checked(url)
         for _ in range(_MAX_REDIRECTS + 1):
             sent = secrets if target.origin == first.origin else {}
-            request = self._request(method, target, {**_HEADERS, **headers, **sent}, data)
+            request = self._request(method, target, {**HEADERS, **headers, **sent}, data)
             response = await self._client.send(request, stream=True)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or location is None:

@@ -35,10 +35,11 @@ _BOX_TYPES = frozenset({b"ftyp", b"moov", b"styp", b"free"})
 
 @dataclass(frozen=True, slots=True)
 class HlsStream:
-    """The media playlist to fetch, and the host that a cookie may go to."""
+    """The media playlist to fetch, and whether the master names it as an audio rendition."""
 
     location: MediaLocation
     playlist: MediaPlaylist
+    is_rendition: bool
 
     def cookie_for(self, url: str) -> str | None:
         """Return the cookie where the URL is on the playlist's own origin, else None."""
@@ -52,16 +53,17 @@ async def open_stream(client: GuardedClient, location: MediaLocation) -> HlsStre
     Raises `NotReadyYet` where it has no end yet, and `IngestFailed`: NO_AUDIO where the master
     names no playlist with audio, SOURCE_NOT_FOUND where a playlist cannot be read.
     """
-    playlist = await _load(client, location, location.url)
+    playlist, is_rendition = await _load(client, location, location.url), False
     if isinstance(playlist, MasterPlaylist):
-        playlist = await _first_of(client, location, playlist.audio_urls)
+        playlist, is_rendition = await _first_of(client, location, playlist)
     if not playlist.ended:
         raise NotReadyYet("The recording is still live.")
-    if not any(not part.is_init for part in playlist.parts):
+    if not any(not (part.is_init or part.is_gap) for part in playlist.parts):
         raise _unreadable()
-    if playlist.discontinuities:
-        log.info("hls_discontinuities", count=playlist.discontinuities)
-    return HlsStream(location, playlist)
+    gaps = sum(part.is_gap for part in playlist.parts)
+    if playlist.discontinuities or gaps:
+        log.info("hls_interrupted", discontinuities=playlist.discontinuities, gaps=gaps)
+    return HlsStream(location, playlist, is_rendition)
 
 
 async def fetch_stream(
@@ -81,11 +83,14 @@ async def fetch_stream(
 
 
 async def _first_of(
-    client: GuardedClient, location: MediaLocation, urls: tuple[str, ...]
-) -> MediaPlaylist:
-    """Return the first media playlist that can be had; passing failures are not passed over."""
+    client: GuardedClient, location: MediaLocation, master: MasterPlaylist
+) -> tuple[MediaPlaylist, bool]:
+    """Return the first media playlist that can be had, and whether it is an audio rendition.
+
+    Passing failures are not passed over.
+    """
     failure = IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
-    for position, url in enumerate(urls[:_MAX_CHOICES]):
+    for position, url in enumerate(master.audio_urls[:_MAX_CHOICES]):
         try:
             playlist = await _load(client, location, url)
         except IngestFailed as error:
@@ -95,7 +100,7 @@ async def _first_of(
             failure = failure if position else error
             continue
         if isinstance(playlist, MediaPlaylist):
-            return playlist
+            return playlist, position < master.renditions
     raise failure
 
 
@@ -133,6 +138,8 @@ class _Parts:
         self._max_bytes = max_bytes
         self._patience = patience
         self._received = 0
+        self._done_seconds = 0.0
+        self._done_bytes = 0
         self._keys: dict[str, asyncio.Future[bytes]] = {}
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -153,7 +160,11 @@ class _Parts:
 
     async def _part(self, part: Part) -> bytes:
         """Fetch a part, again where that may help, and decrypt it."""
+        if part.is_gap:
+            return b""
         body = await self._retried(partial(self._fetch, part))
+        self._done_seconds += part.duration_seconds
+        self._done_bytes += len(body)
         return _decrypted(part, body, await self._key(part.key)) if part.key else body
 
     async def _retried(self, fetch: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -186,8 +197,15 @@ class _Parts:
         self._received += count
         if self._received > self._max_bytes:
             raise too_large()
-        total = self._stream.playlist.total_bytes
-        await self._report(Progress(DownloadStage.FETCHING, self._received, total))
+        await self._report(Progress(DownloadStage.FETCHING, self._received, self._total_bytes()))
+
+    def _total_bytes(self) -> int | None:
+        """Return the size where the playlist tells it, else what the segments so far foretell."""
+        playlist = self._stream.playlist
+        if playlist.total_bytes is not None or self._done_seconds <= 0:
+            return playlist.total_bytes
+        share = min(1.0, self._done_seconds / playlist.duration_seconds)
+        return max(self._received, round(self._done_bytes / share))
 
     async def _key(self, key: SegmentKey) -> bytes:
         """Fetch each key once, however many segments wait for it."""

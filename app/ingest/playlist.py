@@ -22,9 +22,14 @@ class ByteRange:
     length: int
 
     @property
+    def end(self) -> int:
+        """The offset after its last byte."""
+        return self.start + self.length
+
+    @property
     def header(self) -> str:
         """The value of a Range header that asks for it."""
-        return f"bytes={self.start}-{self.start + self.length - 1}"
+        return f"bytes={self.start}-{self.end - 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +42,14 @@ class SegmentKey:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A media segment, or an initialisation section (which lasts 0 s)."""
+    """A media segment, an initialisation section (which lasts 0 s), or a gap that nothing fills."""
 
     url: str
     duration_seconds: float
     byte_range: ByteRange | None = None
     key: SegmentKey | None = None
     is_init: bool = False
+    is_gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +79,13 @@ class MediaPlaylist:
 
 @dataclass(frozen=True, slots=True)
 class MasterPlaylist:
-    """The media playlists with audio, best first: audio renditions, then the cheapest variants."""
+    """The media playlists with audio, best first: audio renditions, then the cheapest variants.
+
+    The first ``renditions`` of them are renditions.
+    """
 
     audio_urls: tuple[str, ...]
+    renditions: int
 
 
 Playlist = MasterPlaylist | MediaPlaylist

@@ -31,8 +31,9 @@ def _master(playlist: Any, url: str) -> dict[str, Any]:
     renditions.sort(key=lambda item: item.default != "YES")
     variants = [item for item in playlist.playlists if _has_audio(item.stream_info.codecs)]
     variants.sort(key=lambda item: item.stream_info.bandwidth)
-    urls = (urljoin(url, item.uri) for item in [*renditions, *variants])
-    return {"audio_urls": list(dict.fromkeys(urls))}
+    first = dict.fromkeys(urljoin(url, item.uri) for item in renditions)
+    every = first | dict.fromkeys(urljoin(url, item.uri) for item in variants)
+    return {"audio_urls": list(every), "renditions": len(first)}
 
 
 def _has_audio(codecs: str | None) -> bool:
@@ -58,7 +59,8 @@ def _media(playlist: Any, url: str) -> dict[str, Any]:
         byte_range = _byte_range(segment.byterange, ends.get(target, 0))
         if byte_range:
             ends[target] = byte_range["start"] + byte_range["length"]
-        parts.append(_part(target, _seconds(segment.duration), byte_range, key, is_init=False))
+        part = _part(target, _seconds(segment.duration), byte_range, key, is_init=False)
+        parts.append(part | {"is_gap": bool(segment.gap_tag)})
     breaks = sum(1 for segment in playlist.segments if segment.discontinuity)
     return {"parts": parts, "ended": bool(playlist.is_endlist), "discontinuities": breaks}
 

@@ -6,6 +6,7 @@ another `AudioExtractor`.  Neither knows rows, jobs or GraphQL.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -64,8 +65,9 @@ class ResolvedLecture:
 class MediaLocation:
     """One way to the recording's media.
 
-    ``kind`` is ``mp4`` (one file by HTTP) or ``hls`` (a playlist).  ``cookie_header`` goes to the
-    exact host of the URL alone.  ``segments`` (empty: all of it) cut a raw stream to the edit.
+    ``kind`` is ``mp4`` (one file by HTTP), ``podcast`` (one file of sound alone) or ``hls`` (a
+    playlist).  ``cookie_header`` goes to the exact host of the URL alone.  ``segments`` (empty: all
+    of it) cut a raw stream to the edit.
     """
 
     kind: str
@@ -87,18 +89,31 @@ ReportProgress = Callable[[Progress], Awaitable[None]]
 """Called as often as the caller likes; the receiver throttles.  Raises `LeaseLost` to stop."""
 
 
+class Tier(StrEnum):
+    """The ways to a recording's audio, cheapest first."""
+
+    AUDIO_PODCAST = "audio_podcast"
+    HLS_AUDIO = "hls_audio_rendition"
+    HLS_VARIANT = "hls_variant"
+    AUDIO_RANGES = "audio_ranges"
+    WHOLE_FILE = "whole_file"
+
+
 @dataclass(frozen=True, slots=True)
 class DownloadedSource:
     """The fetched media as an object of the scratch store.
 
     ``duration_seconds`` is what the source (a playlist, DeliveryInfo) says the media's recording
-    lasts; None where nothing was said.  ``segments`` are still to be cut out of it.
+    lasts; None where nothing was said.  ``segments`` are still to be cut out of it.  ``tier`` is
+    the way that it was had, ``fetched_bytes`` what this attempt took from the source for it.
     """
 
     key: str
     size_bytes: int
     duration_seconds: float | None
     segments: tuple[Segment, ...] = ()
+    tier: Tier = Tier.WHOLE_FILE
+    fetched_bytes: int = 0
 
 
 class LectureDownloader(Protocol):

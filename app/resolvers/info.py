@@ -9,9 +9,7 @@ import strawberry
 
 from app.context import GraphQLContext
 from app.db import models
-from app.errors import NotFound
 from app.schema.document_types import Document
-from app.schema.lecture_types import Lecture
 from app.services.documents import OwnDocument, get_document
 from app.services.lectures import get_lecture
 from app.services.ports import Session
@@ -51,15 +49,3 @@ async def document_by_id(info: Info, document_id: UUID) -> OwnDocument | None:
     """Return the document as the viewer may see it."""
     async with info.context.app.backends.sessions() as session:
         return await get_document(session, info.context.viewer, document_id)
-
-
-async def lecture_payload(info: Info, lecture_id: UUID) -> Lecture:
-    """Return the lecture of a mutation that has just committed."""
-    return Lecture.from_model(require(await lecture_by_id(info, lecture_id), "lecture", lecture_id))
-
-
-def require(found: Found | None, noun: str, item_id: UUID) -> Found:
-    """Return what was found, or raise `NotFound`."""
-    if found is None:
-        raise NotFound(noun, item_id)
-    return found

@@ -2,7 +2,8 @@
 
 import strawberry
 
-from app.resolvers.info import Info, document_by_id, document_shape, lecture_payload, require
+from app.resolvers.info import Info, document_shape
+from app.schema.lecture_types import Lecture
 from app.schema.mutation_types import (
     CancelLectureDownloadResult,
     DeleteDocumentPayload,
@@ -41,25 +42,25 @@ async def request_lecture_download(
         app.settings.panopto_hosts,
         info.context.allowance,
     )
-    lecture = await lecture_payload(info, requested.lecture_id)
+    lecture = Lecture.from_model(requested.lecture)
     return RequestLectureDownloadPayload(lecture=lecture, created=requested.created)
 
 
 async def retry_lecture_download(info: Info, id: strawberry.ID) -> RetryLectureDownloadResult:
     """Queue a FAILED lecture again."""
     context = info.context
-    lecture_id = await lecture_requests.retry_download(
+    lecture = await lecture_requests.retry_download(
         context.app.backends.work, context.viewer, parse_uuid(id), context.allowance
     )
-    return LecturePayload(lecture=await lecture_payload(info, lecture_id))
+    return LecturePayload(lecture=Lecture.from_model(lecture))
 
 
 async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectureDownloadResult:
     """Stop a lecture that waits or is being downloaded."""
-    lecture_id = await lecture_requests.cancel_download(
+    lecture = await lecture_requests.cancel_download(
         info.context.app.backends.work, info.context.viewer, parse_uuid(id)
     )
-    return LecturePayload(lecture=await lecture_payload(info, lecture_id))
+    return LecturePayload(lecture=Lecture.from_model(lecture))
 
 
 async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocumentResult:
@@ -73,8 +74,7 @@ async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocum
         input.file,
         context.allowance,
     )
-    own = await document_by_id(info, uploaded.document_id)
-    document = document_shape(info)(require(own, "document", uploaded.document_id))
+    document = document_shape(info)(uploaded.document)
     return UploadDocumentPayload(document=document, created=uploaded.created)
 
 

@@ -19,7 +19,7 @@ from app.errors import Conflict, InvalidInput, NotFound
 from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
 from app.ingest.web_url import parse_web_url
-from app.services.lectures import linked, real_id
+from app.services.lectures import get_lecture, linked, real_id
 from app.services.quotas import Allowance, Quota
 from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work
@@ -27,7 +27,6 @@ from app.services.users import ensure_user
 
 MAX_TITLE_CHARACTERS = 500
 RUNNING = (LectureStatus.PENDING, LectureStatus.DOWNLOADING)
-_DELETED_MEANWHILE_RETRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class DownloadRequest:
 class RequestedLecture:
     """The lecture that the viewer is now linked to; ``created`` where this request made it."""
 
-    lecture_id: UUID
+    lecture: Lecture
     created: bool
 
 
@@ -72,14 +71,12 @@ async def request_download(
             reset(lecture)
         if created or lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)
-        await unit.session.flush()
-        await unit.wake_lecture(lecture.id)
-        return RequestedLecture(lecture.id, created)
+        return RequestedLecture(await _changed(unit, viewer, lecture), created)
 
 
 async def retry_download(
     work: Work, viewer: Viewer, lecture_id: UUID, allowance: Allowance
-) -> UUID:
+) -> Lecture:
     """Put a FAILED lecture back to PENDING and queue it; `Conflict` in any other state."""
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
@@ -89,12 +86,10 @@ async def retry_download(
         reset(lecture)
         await ensure_user(unit.session, viewer)
         await enqueue(unit, lecture, viewer)
-        await unit.session.flush()
-        await unit.wake_lecture(lecture.id)
-        return lecture.id
+        return await _changed(unit, viewer, lecture)
 
 
-async def cancel_download(work: Work, viewer: Viewer, lecture_id: UUID) -> UUID:
+async def cancel_download(work: Work, viewer: Viewer, lecture_id: UUID) -> Lecture:
     """Stop a PENDING or DOWNLOADING lecture: FAILED with CANCELLED; its worker is rung."""
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
@@ -104,9 +99,7 @@ async def cancel_download(work: Work, viewer: Viewer, lecture_id: UUID) -> UUID:
             raise Conflict("Others use this lecture too: unlink it instead.")
         await stop_job(unit, lecture.id)
         mark_failed(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
-        await unit.session.flush()
-        await unit.wake_lecture(lecture.id)
-        return lecture.id
+        return await _changed(unit, viewer, lecture)
 
 
 async def lock_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> Lecture:
@@ -119,6 +112,20 @@ async def lock_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) 
     if lecture is None:
         raise NotFound("lecture", lecture_id)
     return lecture
+
+
+async def _changed(unit: UnitOfWork, viewer: Viewer, lecture: Lecture) -> Lecture:
+    """Announce the change, and return the lecture as this transaction leaves it.
+
+    It is read here and not after the commit, when it may be gone again.
+    """
+    await unit.session.flush()
+    await unit.wake_lecture(lecture.id)
+    await unit.session.refresh(lecture)
+    read = await get_lecture(unit.session, viewer, lecture.id)
+    if read is None:
+        raise NotFound("lecture", lecture.id)
+    return read
 
 
 async def enqueue(unit: UnitOfWork, lecture: Lecture, viewer: Viewer) -> None:
@@ -164,7 +171,7 @@ async def _find_or_create(
     An insert that conflicts waits for the other transaction, so the select after it sees the row;
     unless that row was deleted in between, and then the insert is tried again.
     """
-    for _ in range(_DELETED_MEANWHILE_RETRIES):
+    while True:
         if identity.session_id is None:
             known = await session.scalar(_by_identity(course_id, identity))
             if known is not None:
@@ -177,7 +184,6 @@ async def _find_or_create(
         known = await session.scalar(_by_identity(course_id, identity))
         if known is not None:
             return known, False
-    raise Conflict("The lecture is being deleted. Try again.")
 
 
 def _by_identity(course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:

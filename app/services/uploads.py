@@ -12,7 +12,8 @@ from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Document, UserDocument
 from app.domain import JobKind
-from app.errors import Conflict, InvalidInput, RateLimited
+from app.errors import InvalidInput, NotFound, RateLimited
+from app.services.documents import OwnDocument, get_document
 from app.services.incoming import IncomingFile
 from app.services.quotas import Allowance, Quota
 from app.services.removal import delete_objects
@@ -25,14 +26,13 @@ from app.storage.protocol import ObjectStore, StoredFileMeta
 PDF = "application/pdf"
 MAX_FILENAME_CHARACTERS = 255
 _PDF_HEADER = b"%PDF-"
-_DELETED_MEANWHILE_RETRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class UploadedDocument:
     """The document that the viewer is now linked to; ``created`` where these bytes were new."""
 
-    document_id: UUID
+    document: OwnDocument
     created: bool
 
 
@@ -87,7 +87,11 @@ async def _record(
         if created:
             await _count_pages(unit, found_id, viewer)
         await unit.wake_document(found_id)
-        return UploadedDocument(found_id, created)
+        # Read here and not after the commit, when it may be gone again.
+        document = await get_document(unit.session, viewer, found_id)
+        if document is None:
+            raise NotFound("document", found_id)
+        return UploadedDocument(document, created)
 
 
 async def _insert_or_find(
@@ -105,7 +109,7 @@ async def _insert_or_find(
         "mime_type": PDF,
     }
     same = (Document.course_id == row["course_id"], Document.checksum == stored.checksum)
-    for _ in range(_DELETED_MEANWHILE_RETRIES):
+    while True:
         made = insert(Document).values(row).on_conflict_do_nothing().returning(Document.id)
         document_id = await session.scalar(made)
         if document_id is not None:
@@ -113,7 +117,6 @@ async def _insert_or_find(
         found = await session.scalar(select(Document.id).where(*same).with_for_update())
         if found is not None:
             return found, False
-    raise Conflict("The document is being deleted. Try again.")
 
 
 async def _link(session: AsyncSession, viewer: Viewer, document_id: UUID, filename: str) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import resource
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.domain import DownloadStage, LectureFailure
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.errors import IngestFailed, LeaseLost, StorageFull
-from app.ingest.fetch import fetch_file
+from app.ingest.fetch import FetchedFile, fetch_file
 from app.ingest.guard import GuardedClient
 from app.ingest.protocols import MediaLocation, Progress
 from app.storage.local import LocalStorage
-from app.storage.protocol import StoredFileMeta
 from tests.panopto import IMPATIENT, MIB, Reports, files_in
 from tests.serving import serving
 from tests.wait import wait_until
 
-KEY = "audio/one_source.1.mp4"
+STEM = "audio/one_source.1"
+KEY = f"{STEM}.mp4"
 
 
 class Fetch:
@@ -34,13 +35,13 @@ class Fetch:
 
     async def __call__(
         self, recording: Recording, max_bytes: int = 64 * MIB, report: Reports | None = None
-    ) -> StoredFileMeta:
+    ) -> FetchedFile:
         location = MediaLocation("mp4", self.simulator.media_url(recording))
         return await fetch_file(
             self.client,
             location,
             self.scratch,
-            KEY,
+            STEM,
             report or self.reports,
             max_bytes=max_bytes,
             patience=IMPATIENT,
@@ -244,18 +245,15 @@ async def test_a_cancelled_fetch_leaves_nothing_and_hangs_up(
     assert sent < recording.media.stat().st_size
 
 
-async def test_a_full_disk_passes_through(
-    client: GuardedClient, simulator: PanoptoSimulator, recording: Recording, scratch: LocalStorage
-) -> None:
-    class Full(LocalStorage):
-        async def store_file(self, key, chunks):  # type: ignore[no-untyped-def]
-            async for _ in chunks:
-                raise StorageFull
-
-    full = Full(scratch.path_of("x").parent)
-    with pytest.raises(StorageFull):
-        await Fetch(client, simulator, full)(recording)
-    await full.close()
+async def test_a_full_disk_passes_through(fetch: Fetch, recording: Recording) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(StorageFull):
+            await fetch(recording)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert await files_in(fetch.scratch) == []
 
 
 @pytest.mark.parametrize(("shift", "complete"), [(0, True), (1, False)])
@@ -277,7 +275,7 @@ async def test_a_server_that_sends_a_little_at_a_time_is_asked_again(
         client = GuardedClient([f"127.0.0.1:{server.port}"])
         location = MediaLocation("mp4", f"{server.url}/a.mp4")
         fetching = fetch_file(
-            client, location, scratch, KEY, Reports(), max_bytes=MIB, patience=IMPATIENT
+            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
         )
         if complete:
             await fetching

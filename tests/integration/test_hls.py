@@ -11,6 +11,7 @@ from app.domain import LectureFailure
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import media_duration_seconds
 from app.errors import IngestFailed, NotReadyYet
+from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
 from app.ingest.playlist import ByteRange, MasterPlaylist, MediaPlaylist, parse_playlist
@@ -327,3 +328,35 @@ def _serving_texts(texts: dict[str, str], file: Path | None = None):  # type: ig
         return Response(found, 404 if found is None else 200, media_type="application/x-mpegurl")
 
     return serving(Starlette(routes=[Route("/{name}", text)]))
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+async def test_a_discontinuity_and_a_segment_that_fails_once_do_no_harm(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording, fragmented: bool
+) -> None:
+    recording.hls_fragmented_mp4 = fragmented
+    recording.hls_discontinuity = 2
+    recording.faults.bad_segment = 3
+    stored = await hls(simulator.hls_url(recording))
+    assert decoded_seconds(hls.scratch.path_of(stored.key)) == pytest.approx(30, abs=0.1)
+    failed = [each.path for each in simulator.media_requests(recording) if each.status == 503]
+    assert len(failed) == 1
+    again = [each.status for each in simulator.media_requests(recording) if each.path == failed[0]]
+    assert again == [503, 200]
+
+
+async def test_a_missing_segment_is_not_asked_for_and_keeps_its_time(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.hls_gap = 2
+    stored = await hls(simulator.hls_url(recording))
+    asked = [each.path for each in simulator.media_requests(recording)]
+    assert not any("00002" in path for path in asked)
+    stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
+    assert stream.is_rendition
+    assert stream.playlist.duration_seconds == pytest.approx(30, abs=0.1)
+    target = hls.scratch.path_of("audio/one.m4a")
+    audio = await PyAvAudioExtractor().extract(
+        hls.scratch.path_of(stored.key), target, timeout_seconds=30
+    )
+    assert audio.duration_seconds == pytest.approx(30, abs=0.2)

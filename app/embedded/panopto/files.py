@@ -12,8 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from app.embedded.panopto.recording import Recording
 
+_SEGMENT = re.compile(r"\w+-(\d+)\.\w+")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CHUNK_BYTES = 1024 * 1024
+_PACED_BYTES = 64 * 1024
 _TYPES = {
     ".m3u8": "application/vnd.apple.mpegurl",
     ".ts": "video/mp2t",
@@ -28,6 +30,7 @@ class _Slice:
     start: int
     end: int
     size: int
+    is_partial: bool = True
 
     @property
     def content_range(self) -> str:
@@ -44,6 +47,8 @@ class MediaFile:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the file, or with the fault that is due."""
+        if self._recording.link:
+            await self._recording.link.request(scope.get("client"))
         fault = self._fault()
         if fault is not None:
             await fault(scope, receive, send)
@@ -57,10 +62,16 @@ class MediaFile:
             await unsatisfiable(scope, receive, send)
             return
         await send(self._start(asked, etag))
-        await self._body(scope["method"], asked, send)
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await self._body(scope["method"], asked, send, gone)
+        finally:
+            gone.cancel()
 
     def _fault(self) -> Response | None:
         faults = self._faults
+        if faults.bad_segment == _segment_number(self._path) and faults.due("bad_segment_times"):
+            return HTMLResponse(_PAGE, 503)
         if faults.media_status and faults.due("media_status_times"):
             headers = {"retry-after": faults.retry_after} if faults.retry_after else {}
             return HTMLResponse(_PAGE, faults.media_status, headers)
@@ -77,13 +88,12 @@ class MediaFile:
         """Return the bytes to send, or None where the range lies outside of the file."""
         match = _RANGE.fullmatch(headers.get("range", ""))
         if match is None or self._faults.no_range or headers.get("if-range", etag) != etag:
-            return _Slice(0, size, size)
+            return _Slice(0, size, size, is_partial=False)
         start = int(match[1])
         end = min(int(match[2]) + 1 if match[2] else size, size)
         return _Slice(start, end, size) if start < end else None
 
     def _start(self, asked: _Slice, etag: str) -> dict[str, object]:
-        partial = asked.end - asked.start != asked.size or asked.start > 0
         headers = {
             "content-type": _TYPES.get(self._path.suffix, "application/octet-stream"),
             "etag": etag,
@@ -92,22 +102,27 @@ class MediaFile:
             headers["content-length"] = str(asked.end - asked.start)
         if not self._faults.no_range:
             headers["accept-ranges"] = "bytes"
-        if partial:
+        if asked.is_partial:
             headers["content-range"] = asked.content_range
         return {
             "type": "http.response.start",
-            "status": 206 if partial else 200,
+            "status": 206 if asked.is_partial else 200,
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
 
-    async def _body(self, method: str, asked: _Slice, send: Send) -> None:
-        """Send the bytes; a cut ends the answer short, and the server drops the connection."""
+    async def _body(
+        self, method: str, asked: _Slice, send: Send, gone: "asyncio.Task[None]"
+    ) -> None:
+        """Send the bytes until the client is gone.
+
+        A cut ends the answer short, and the server drops the connection.
+        """
         left = asked.end - asked.start if method != "HEAD" else 0
         kept = self._kept(asked.start, left)
         cuts, left = kept < left, kept
         with self._path.open("rb", buffering=0) as file:
             file.seek(asked.start)
-            while left > 0:
+            while left > 0 and not gone.done():
                 chunk = await self._next(file.fileno(), left)
                 left -= len(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -122,8 +137,23 @@ class MediaFile:
         return length if end is None else max(0, min(length, end - start))
 
     async def _next(self, file: int, left: int) -> bytes:
-        rate = self._faults.bytes_per_second
+        rate, link = self._faults.bytes_per_second, self._recording.link
+        if link is not None:
+            chunk = os.read(file, min(left, _PACED_BYTES))
+            await link.carry(len(chunk))
+            return chunk
         if rate is None:
             return os.read(file, min(left, _CHUNK_BYTES))
         await asyncio.sleep(0.05)
         return os.read(file, min(left, max(1, rate // 20)))
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _segment_number(path: Path) -> int:
+    """Return the number in a segment's name, or -1 where it is none."""
+    match = _SEGMENT.fullmatch(path.name)
+    return int(match[1]) if match else -1

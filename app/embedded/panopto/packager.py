@@ -22,6 +22,8 @@ def package(
     audio_rendition: bool = True,
     fragmented_mp4: bool = False,
     encrypted: bool = False,
+    discontinuity: int | None = None,
+    gap: int | None = None,
 ) -> Path:
     """Write ``master.m3u8`` and all that it names into the folder, and return the master's path.
 
@@ -36,6 +38,8 @@ def package(
             _segment(source, unfinished, name, wanted, fragmented_mp4)
             if encrypted:
                 _encrypt(unfinished, name)
+            _mark(unfinished / f"{name}.m3u8", discontinuity, "#EXT-X-DISCONTINUITY")
+            _mark(unfinished / f"{name}.m3u8", gap, "#EXT-X-GAP")
         (unfinished / "master.m3u8").write_text(_master(kinds, audio_rendition))
         unfinished.rename(folder)
     return folder / "master.m3u8"
@@ -88,6 +92,28 @@ def _encrypt(folder: Path, name: str) -> None:
     first = next(at for at, line in enumerate(lines) if line.startswith("#EXTINF"))
     lines.insert(first, f'#EXT-X-KEY:METHOD=AES-128,URI="{name}.key"')
     playlist.write_text("\n".join(lines) + "\n")
+
+
+def _mark(playlist: Path, segment: int | None, tag: str) -> None:
+    """Put the tag before the segment of that number, where there is one."""
+    lines = playlist.read_text().splitlines()
+    starts = [at for at, line in enumerate(lines) if line.startswith("#EXTINF")]
+    if segment is None or segment >= len(starts):
+        return
+    lines.insert(starts[segment], tag)
+    playlist.write_text("\n".join(lines) + "\n")
+
+
+def audio_alone(source: Path, target: Path) -> Path:
+    """Write the source's sound as an MP4 of its own, unless it is there, and return its path."""
+    if not target.exists():
+        with av.open(str(source)) as given, av.open(str(target), "w", format="mp4") as output:
+            stream = output.add_stream_from_template(given.streams.audio[0])
+            for packet in given.demux(given.streams.audio[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    output.mux(packet)
+    return target
 
 
 def _master(kinds: set[str], audio_rendition: bool) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from app.embedded.panopto.link import Link
 from app.embedded.sample_media import media_duration_seconds
 
 
@@ -39,6 +40,10 @@ class Faults:
     """The Retry-After header of such an answer, or of ``delivery_status``."""
     bytes_per_second: int | None = None
     """How fast the media flows."""
+    bad_segment: int | None = None
+    """The HLS segment of this number answers 503 …"""
+    bad_segment_times: int | None = 1
+    """… so often."""
     redirect_media_to: str | None = None
     """Where the media redirects to: a private address, another host, a login page."""
     html_media: bool = False
@@ -96,6 +101,14 @@ class Recording:
     """Whether the master has an audio rendition, or variants with sound in them alone."""
     hls_fragmented_mp4: bool = False
     hls_encrypted: bool = False
+    hls_discontinuity: int | None = None
+    """From the segment of this number on, the playlist tells of a discontinuity."""
+    hls_gap: int | None = None
+    """The segment of this number is marked as missing (EXT-X-GAP), and is."""
+    audio_podcast: bool = False
+    """There is a podcast with the sound alone, for those with the tenant's cookie."""
+    link: Link | None = None
+    """The line that the media comes over; no line is as fast as the machine."""
     media_base_url: str | None = None
     """Where DeliveryInfo says that the media is: another name of this server."""
     wrapped: bool = False
@@ -155,7 +168,7 @@ class Recording:
             "IsActiveBroadcast": self.faults.live,
             "BroadcastEnded": False,
             "IsPodcastEncodeComplete": ready,
-            "IsAudioPodcastEncodeComplete": False,
+            "IsAudioPodcastEncodeComplete": ready and self.audio_podcast,
             "IsPrimaryAudioOnly": False,
             "IsViewerEncodeComplete": ready,
             "IsPurgedEncode": False,

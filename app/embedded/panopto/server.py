@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.embedded.panopto.files import MediaFile
-from app.embedded.panopto.packager import package
+from app.embedded.panopto.packager import audio_alone, package
 from app.embedded.panopto.recording import Recording
 
 COOKIE = ".ASPXAUTH=simulated"
@@ -182,7 +182,11 @@ class PanoptoSimulator:
             return HTMLResponse(_PAGE.format(title="Not found"), 404)
         if COOKIE not in request.headers.get("cookie", ""):
             return HTMLResponse(_PAGE.format(title="Sign in"), 403)
-        return MediaFile(recording, recording.media)
+        if request.query_params.get("mediaTargetType") != "audioPodcast":
+            return MediaFile(recording, recording.media)
+        if not recording.audio_podcast:
+            return HTMLResponse(_PAGE.format(title="Not found"), 404)
+        return MediaFile(recording, await asyncio.to_thread(self._audio_podcast, recording))
 
     async def _media(self, request: Request) -> ASGIApp:
         recording = self._recordings.get(request.path_params["guid"])
@@ -206,20 +210,28 @@ class PanoptoSimulator:
             return PlainTextResponse(text, media_type="application/vnd.apple.mpegurl")
         return MediaFile(recording, path)
 
+    def _audio_podcast(self, recording: Recording) -> Path:
+        with self._packaging:
+            return audio_alone(recording.media, Path(self._hls.name) / f"{recording.guid}.mp4")
+
     def _packaged(self, recording: Recording, source: Path, track: str) -> Path:
         shape = (
             recording.hls_audio_rendition,
             recording.hls_fragmented_mp4,
             recording.hls_encrypted,
+            recording.hls_discontinuity,
+            recording.hls_gap,
         )
-        name = "-".join([recording.guid, track, *(str(int(part)) for part in shape)])
+        name = "-".join([recording.guid, track, *map(str, shape)])
         with self._packaging:
             return package(
                 source,
                 Path(self._hls.name) / name,
-                audio_rendition=shape[0],
-                fragmented_mp4=shape[1],
-                encrypted=shape[2],
+                audio_rendition=recording.hls_audio_rendition,
+                fragmented_mp4=recording.hls_fragmented_mp4,
+                encrypted=recording.hls_encrypted,
+                discontinuity=recording.hls_discontinuity,
+                gap=recording.hls_gap,
             ).parent
 
     def _asked_for(self, guid: str | None, tid: str | None) -> Recording | None:
