@@ -77,10 +77,7 @@ def _token(scope: Scope) -> tuple[str, AuthVia]:
     authorizations = [value for name, value in scope["headers"] if name == b"authorization"]
     if authorizations:
         return _bearer_token(authorizations), "header"
-    for name, value in scope["headers"]:
-        if name == b"cookie" and (token := _session_cookie(value.decode("latin-1"))):
-            return token, "cookie"
-    raise Unauthenticated
+    return session_cookie(scope), "cookie"
 
 
 def _bearer_token(authorizations: list[bytes]) -> str:
@@ -90,8 +87,18 @@ def _bearer_token(authorizations: list[bytes]) -> str:
     return token.strip()
 
 
+def session_cookie(scope: Scope) -> str:
+    """Return the session cookie's token, or raise `Unauthenticated`.
+
+    Of several cookies the first counts: browsers send the closest one first.
+    """
+    for name, value in scope["headers"]:
+        if name == b"cookie" and (token := _session_cookie(value.decode("latin-1"))):
+            return token
+    raise Unauthenticated
+
+
 def _session_cookie(header: str) -> str | None:
-    """Return the first session cookie: of several, browsers send the closest one first."""
     for pair in header.split(";"):
         name, _, value = pair.partition("=")
         if name.strip() == SESSION_COOKIE:

@@ -60,6 +60,13 @@ def internal_error_response(scope: Scope, status: int = 500) -> Response:
     return error_response(scope, INTERNAL, _MASKED, status=status)
 
 
+def unavailable_response(scope: Scope) -> Response:
+    """Return the answer to a request that the stopping server cannot finish."""
+    message = "The service is being restarted. Try again."
+    headers = {"Connection": "close", "Retry-After": "1"}
+    return error_response(scope, INTERNAL, message, status=503, headers=headers)
+
+
 def domain_error_response(scope: Scope, error: DomainError) -> Response:
     """Return the answer to a domain error that no resolver's union took."""
     if isinstance(error, StorageFull):

@@ -176,6 +176,8 @@ class IncomingUpload:
         self._form = form
         self._limit_bytes = limit_bytes
         self._taken = False
+        self._size_bytes = 0
+        self._ended = False
 
     def __repr__(self) -> str:
         return "the file"
@@ -202,10 +204,9 @@ class IncomingUpload:
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         held = bytearray()
-        size = 0
         while isinstance(data := await self._form.next_event(), bytes):
-            size += len(data)
-            if size > self._limit_bytes:
+            self._size_bytes += len(data)
+            if self._size_bytes > self._limit_bytes:
                 raise PayloadTooLarge(self._limit_bytes)
             held += data
             if len(held) >= _PIECE_BYTES:
@@ -215,8 +216,19 @@ class IncomingUpload:
         if not isinstance(end, _End) or not end.of_form:
             raise MalformedRequest("Another part follows the file.")
         await self._form.finish()
+        self._ended = True
         if held:
             yield bytes(held)
+
+    async def read_off(self) -> None:
+        """Read what the operation left unread: the form as a whole must be sound all the same."""
+        if self._ended or self.failure is not None:
+            return
+        try:
+            async for _ in self._pieces():
+                pass
+        except DomainError as error:
+            self.failure = error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Every request gets an id, one line in the log, a place in the metrics, and an answer."""
 
+import asyncio
 import time
 import uuid
 
@@ -8,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.authentication import FILE_PATH
-from app.http.errors import GRAPHQL_PATH, internal_error_response
+from app.http.errors import GRAPHQL_PATH, internal_error_response, unavailable_response
 from app.observability import REQUEST_SECONDS, REQUESTS
 
 _log = structlog.get_logger(__name__)
@@ -81,12 +82,24 @@ class UnhandledErrorMiddleware:
 
         try:
             await self._app(scope, receive, send_and_note)
+        except asyncio.CancelledError:
+            if not _is_stopping(scope):
+                raise
+            # The server ends what has not finished in time; who waits is told to come again.
+            _log.warning("request.cut_off")
+            if not begun:
+                await unavailable_response(scope)(scope, receive, send)
         except ClientDisconnect:
             _log.info("request.client_left")
         except Exception:  # noqa: BLE001 - logged whole; the client gets its masked form
             _log.exception("request.failed")
             if not begun:
                 await internal_error_response(scope)(scope, receive, send)
+
+
+def _is_stopping(scope: Scope) -> bool:
+    stopping: asyncio.Event | None = scope.get("state", {}).get("stopping")
+    return stopping is not None and stopping.is_set()
 
 
 def route_label(path: str) -> str:

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from app.errors import Unauthenticated
-from app.http.authentication import SESSION_COOKIE
+from app.http.authentication import session_cookie
 from app.http.security import OriginPolicy
 
 
@@ -30,11 +28,9 @@ def payload_token(payload: Mapping[str, Any]) -> str | None:
 def handshake_token(scope: Scope, origins: OriginPolicy) -> str:
     """Return the session cookie's token, or raise `Unauthenticated`.
 
-    A browser sends the cookie from any page that opens a socket, so it counts only for pages of
-    this service and of ALLOWED_ORIGINS.  Clients without an Origin are no browsers.
+    A browser sends the cookie from any page that opens a socket, and names that page's Origin, so
+    the cookie counts only with the Origin of this service or one of ALLOWED_ORIGINS.
     """
-    headers = Headers(scope=scope)
-    token = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
-    if not token or ("origin" in headers and not origins.allows(scope)):
+    if not origins.allows(scope):
         raise Unauthenticated
-    return token
+    return session_cookie(scope)

@@ -7,16 +7,19 @@ The result is an MP4 of one track: the index written anew, and the samples one a
 """
 
 import asyncio
+import contextlib
 import struct
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Self
 
 import structlog
 
 from app.domain import DownloadStage
+from app.errors import DomainError
 from app.ingest.audio_index import AudioIndex, NoAudioIndex, read_audio_index
 from app.ingest.fetch import too_large
 from app.ingest.playlist import ByteRange
@@ -34,6 +37,7 @@ _MAX_INDEX_BYTES = 48 * 1024 * 1024
 _MOST_AHEAD = 2 * IN_FLIGHT
 _MOST_BYTES_AHEAD = 16 * 1024 * 1024
 _LATE_SECONDS = 0.02
+_TICK_SECONDS = 0.5
 _SHARE_BEFORE_JUDGED = 0.1
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"})
 
@@ -71,14 +75,17 @@ async def fetch_audio(
     Raises `RangesRefused` with the reason where the whole file is the better, or the only way;
     what was read of it is then `RangeSource.begun`.
     """
+    progress = _Progress(source, report)
     try:
-        index = await _read_index(source, options)
-        plan = _plan(source, index)
-        if plan.fetched_bytes > options.max_bytes:
-            raise too_large()
-        parts = _Parts(source, index, plan, report)
-        async with aclosing(parts.chunks()) as chunks:
-            stored = await scratch.store_file(key, chunks)
+        async with progress:
+            index = await _read_index(source, options)
+            plan = _plan(source, index)
+            if plan.fetched_bytes > options.max_bytes:
+                raise too_large()
+            progress.total_bytes = source.fetched_bytes + plan.fetched_bytes
+            parts = _Parts(source, index, plan, progress)
+            async with aclosing(parts.chunks()) as chunks:
+                stored = await scratch.store_file(key, chunks)
     except NoAudioIndex as refusal:
         raise RangesRefused(refusal.reason) from None
     except SourceChanged:
@@ -179,6 +186,43 @@ class _Boxes:
         return known + await self.source.read(ByteRange(at + len(known), length - len(known)))
 
 
+class _Progress:
+    """Tells how much has arrived, also within a part that takes its time.
+
+    ``total_bytes`` is None until there is a plan: the whole file's size stands for it then.
+    """
+
+    def __init__(self, source: RangeSource, report: ReportProgress) -> None:
+        self._source = source
+        self._report = report
+        self._ticking: asyncio.Task[None] | None = None
+        self.total_bytes: int | None = None
+
+    async def __aenter__(self) -> Self:
+        self._ticking = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait([self._ticking])
+
+    async def tell(self) -> None:
+        """Report now; raises what the receiver raises."""
+        received = self._source.received_bytes
+        total = self.total_bytes or self._source.size_bytes
+        if received:
+            known = None if total is None else max(total, received)
+            await self._report(Progress(DownloadStage.FETCHING, received, known))
+
+    async def _tick(self) -> None:
+        """Report now and then; a receiver that has had enough tells the parts as well."""
+        with contextlib.suppress(DomainError):
+            while True:
+                await asyncio.sleep(_TICK_SECONDS)
+                await self.tell()
+
+
 class _Parts:
     """The new file's bytes in order: the index, then the samples, many requests in flight."""
 
@@ -187,13 +231,12 @@ class _Parts:
         source: RangeSource,
         index: AudioIndex,
         plan: RangePlan,
-        report: ReportProgress,
+        progress: _Progress,
     ) -> None:
         self._source = source
         self._index = index
         self._plan = plan
-        self._report = report
-        self._total = source.fetched_bytes + plan.fetched_bytes
+        self._progress = progress
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -231,13 +274,8 @@ class _Parts:
     async def _part(self, request: RangeRequest) -> bytes:
         async with self._in_flight:
             body = await self._source.read(request.asked)
-        await self._report_progress()
+        await self._progress.tell()
         return body
-
-    async def _report_progress(self) -> None:
-        received = self._source.fetched_bytes
-        total = max(self._total, received)
-        await self._report(Progress(DownloadStage.FETCHING, received, total))
 
 
 class _Running:

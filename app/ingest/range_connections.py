@@ -21,6 +21,7 @@ from app.ingest.protocols import MediaLocation
 from app.ingest.web_url import parse_web_url
 
 _IDLE_SECONDS = 30.0
+_READ_BYTES = 256 * 1024
 _TROUBLE = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
 
 
@@ -41,6 +42,8 @@ class RangeConnections:
         self._url = location.url
         self._head = _request_head(location)
         self._idle: list[Connection] = []
+        self.received_bytes = 0
+        """What has arrived of all bodies, those under way included."""
 
     async def get(self, wanted: ByteRange, validator: str) -> PartialContent | None:
         """Return the part, or None where the server sends anything but a part.
@@ -49,8 +52,8 @@ class RangeConnections:
         """
         request = f"{self._head}Range: {wanted.header}\r\nIf-Range: {validator}\r\n\r\n".encode()
         try:
-            async with asyncio.timeout(_IDLE_SECONDS):
-                return await self._exchange(request, wanted.length)
+            async with asyncio.timeout(_IDLE_SECONDS) as idle:
+                return await self._exchange(request, wanted.length, idle)
         except TimeoutError:
             raise IngestFailed(
                 LectureFailure.TIMEOUT, "The source did not answer in time.", transient=True
@@ -63,15 +66,17 @@ class RangeConnections:
         while self._idle:
             await _close(self._idle.pop())
 
-    async def _exchange(self, request: bytes, most: int) -> PartialContent | None:
+    async def _exchange(
+        self, request: bytes, most: int, idle: asyncio.Timeout
+    ) -> PartialContent | None:
         """Ask over an idle connection, and over a new one where that was closed meanwhile."""
         while self._idle:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                return await self._ask(self._idle.pop(), request, most)
-        return await self._ask(await self._client.connect(self._url), request, most)
+                return await self._ask(self._idle.pop(), request, most, idle)
+        return await self._ask(await self._client.connect(self._url), request, most, idle)
 
     async def _ask(
-        self, connection: Connection, request: bytes, most: int
+        self, connection: Connection, request: bytes, most: int, idle: asyncio.Timeout
     ) -> PartialContent | None:
         reader, writer = connection
         reusable = False
@@ -85,7 +90,7 @@ class RangeConnections:
             length = headers.get("content-length", "")
             if status != 206 or not length.isascii() or not length.isdigit() or int(length) > most:
                 return None
-            body = await reader.readexactly(int(length))
+            body = await self._body(reader, int(length), idle)
             reusable = headers.get("connection", "").lower() != "close"
             return PartialContent(headers, body, first_seconds)
         finally:
@@ -93,6 +98,21 @@ class RangeConnections:
                 self._idle.append(connection)
             else:
                 await _close(connection)
+
+    async def _body(
+        self, reader: asyncio.StreamReader, length: int, idle: asyncio.Timeout
+    ) -> bytes:
+        """Read a whole body, counted while it arrives: it may take long, but not fall silent."""
+        clock = asyncio.get_running_loop().time
+        body = bytearray()
+        while len(body) < length:
+            chunk = await reader.read(min(_READ_BYTES, length - len(body)))
+            if not chunk:
+                raise asyncio.IncompleteReadError(bytes(body), length)
+            body += chunk
+            self.received_bytes += len(chunk)
+            idle.reschedule(clock() + _IDLE_SECONDS)
+        return bytes(body)
 
 
 def _request_head(location: MediaLocation) -> str:

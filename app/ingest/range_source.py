@@ -82,6 +82,14 @@ class RangeSource:
         self._head = b""
         self.version: FileVersion | None = None
         self.fetched_bytes = 0
+        self.size_bytes: int | None = None
+        """The whole file's size, as soon as the source has told it."""
+        self._head_bytes = 0
+
+    @property
+    def received_bytes(self) -> int:
+        """What has arrived, of reads under way too; a part that is read again counts again."""
+        return self._head_bytes + (self._connections.received_bytes if self._connections else 0)
 
     @property
     def link(self) -> Link:
@@ -163,8 +171,10 @@ class RangeSource:
                 # Half of it was the connection's handshake.
                 first_seconds = (time.monotonic() - sent) / 2
                 version = self._first_version(response, wanted)
+                self.size_bytes = version.size_bytes
                 async for chunk in response.aiter_raw():
                     body += chunk
+                    self._head_bytes = len(body)
                     if len(body) > wanted.length:
                         raise RangesRefused("more_than_asked")
         except IngestFailed as error:

@@ -213,12 +213,24 @@ async def test_the_cookie_serves_pages_of_this_service_and_of_allowed_origins() 
     async with running_edge(allowed_origins="https://app.example.org") as edge:
         cookie = {"Cookie": "a=b; __session=ada"}
         own = edge.address
-        for origin in (own, "https://app.example.org", None):
+        for origin in (own, "https://app.example.org"):
             async with open_socket(edge.address, headers=cookie, origin=origin) as client:
                 assert await client.init() == {"type": "connection_ack"}
-        for origin in ("https://evil.example.org", "null", "http://127.0.0.1:1", "x", "http://["):
+        foreign = ("https://evil.example.org", "null", "http://127.0.0.1:1", "x", "http://[", None)
+        for origin in foreign:
             async with open_socket(edge.address, headers=cookie, origin=origin) as client:
                 await client.send({"type": "connection_init"})
+                assert await client.close_code() == 4401
+
+
+async def test_of_two_cookies_the_first_counts_as_it_does_over_http(edge: Edge) -> None:
+    for cookie, acknowledged in (("ada", True), ("nobody-of-ours", False)):
+        header = {"Cookie": f"__session={cookie}; __session=ada"}
+        async with open_socket(edge.address, headers=header, origin=edge.address) as client:
+            await client.send({"type": "connection_init"})
+            if acknowledged:
+                assert await client.receive() == {"type": "connection_ack"}
+            else:
                 assert await client.close_code() == 4401
 
 
