@@ -186,7 +186,7 @@ async def test_a_file_refused_by_its_name_must_be_whole_all_the_same(
         headers={"Authorization": f"Bearer {ada.token}"},
     )
     body = form.read()
-    headers = dict(form.headers) | {"Content-Length": str(len(body) - 20)}
+    headers = {name: form.headers[name] for name in ("Authorization", "Content-Type")}
     cut = await ada.http.post("/graphql", content=body[:-20], headers=headers)
     assert cut.status_code == 400
     whole = await ada.http.send(form)

@@ -224,7 +224,7 @@ async def test_the_cookie_serves_pages_of_this_service_and_of_allowed_origins() 
 
 
 async def test_of_two_cookies_the_first_counts_as_it_does_over_http(edge: Edge) -> None:
-    for cookie, acknowledged in (("ada", True), ("nobody-of-ours", False)):
+    for cookie, acknowledged in (("ada", True), ("mallory", False)):
         header = {"Cookie": f"__session={cookie}; __session=ada"}
         async with open_socket(edge.address, headers=header, origin=edge.address) as client:
             await client.send({"type": "connection_init"})
