@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 UV_VERSION := 0.13.8
-WORKERS ?= 2
+WORKERS ?= 4
 
 INSTALLED := $(VENV)/.installed
 ASSETS := .assets/.installed

@@ -167,8 +167,6 @@ class _Exchange:
         upload = await read_upload(self._body, boundary, limit)
         operation = self._runner.prepare(upload.request, self._request_id)
         answer = await self._run(viewer, operation)
-        # Left unread where its name or type was refused: the form must be sound all the same.
-        await upload.file.read_off()
         if upload.file.failure is not None:
             raise upload.file.failure
         await self._answer(answer)

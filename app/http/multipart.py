@@ -90,7 +90,6 @@ class _Form:
         self._name = self._value = b""
         self._closing = b"\r\n--" + boundary + b"--"
         self._tail = b""
-        self._ended = False
         self._epilogue = b""
         try:
             self._parser = MultipartParser(boundary, self._callbacks())
@@ -142,7 +141,6 @@ class _Form:
         }
 
     def _on_end(self) -> None:
-        self._ended = True
         self._events.append(_End(of_form=True))
 
     def _on_part_begin(self) -> None:
@@ -177,7 +175,6 @@ class IncomingUpload:
         self._limit_bytes = limit_bytes
         self._taken = False
         self._size_bytes = 0
-        self._ended = False
 
     def __repr__(self) -> str:
         return "the file"
@@ -216,19 +213,8 @@ class IncomingUpload:
         if not isinstance(end, _End) or not end.of_form:
             raise MalformedRequest("Another part follows the file.")
         await self._form.finish()
-        self._ended = True
         if held:
             yield bytes(held)
-
-    async def read_off(self) -> None:
-        """Read what the operation left unread: the form as a whole must be sound all the same."""
-        if self._ended or self.failure is not None:
-            return
-        try:
-            async for _ in self._pieces():
-                pass
-        except DomainError as error:
-            self.failure = error
 
 
 @dataclass(frozen=True, slots=True)

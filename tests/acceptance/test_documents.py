@@ -2,11 +2,10 @@
 
 import asyncio
 import hashlib
-import json
 from uuid import uuid4
 
 from tests.pdfs import make_pdf
-from tests.service import UPLOAD, Client, Service
+from tests.service import Client, Service
 from tests.wait import wait_until
 
 UNKNOWN = str(uuid4())
@@ -14,9 +13,6 @@ UNLINK = """mutation ($id: ID!) { unlinkDocument(id: $id) {
   __typename ... on UnlinkDocumentPayload { documentId deleted } ... on NotFoundError { id } } }"""
 DELETE = """mutation ($id: ID!) { deleteDocument(id: $id) {
   __typename ... on DeleteDocumentPayload { documentId } ... on NotFoundError { id } } }"""
-UPLOAD_OPERATIONS = json.dumps(
-    {"query": UPLOAD, "variables": {"input": {"courseId": UNKNOWN, "file": None}}}
-)
 LIST = "{ documents { totalCount nodes { id filename course { code } } } }"
 
 
@@ -172,23 +168,4 @@ async def test_links_and_unlinks_at_once_never_end_at_a_deleted_row(
             assert (await user.run(UNLINK, id=document_id))["__typename"] == "UnlinkDocumentPayload"
 
     await asyncio.gather(upload_and_unlink(ada), upload_and_unlink(bob))
-    assert service.stored() == set()
-
-
-async def test_a_file_refused_by_its_name_must_be_whole_all_the_same(
-    service: Service, ada: Client
-) -> None:
-    form = ada.http.build_request(
-        "POST",
-        "/graphql",
-        data={"operations": UPLOAD_OPERATIONS, "map": '{"0": ["variables.input.file"]}'},
-        files={"0": ("notes.txt", make_pdf(1), "application/pdf")},
-        headers={"Authorization": f"Bearer {ada.token}"},
-    )
-    body = form.read()
-    headers = {name: form.headers[name] for name in ("Authorization", "Content-Type")}
-    cut = await ada.http.post("/graphql", content=body[:-20], headers=headers)
-    assert cut.status_code == 400
-    whole = await ada.http.send(form)
-    assert whole.json()["data"]["uploadDocument"]["__typename"] == "InvalidInputError"
     assert service.stored() == set()
