@@ -90,6 +90,7 @@ class _Form:
         self._name = self._value = b""
         self._closing = b"\r\n--" + boundary + b"--"
         self._tail = b""
+        self._ended = False
         self._epilogue = b""
         try:
             self._parser = MultipartParser(boundary, self._callbacks())
@@ -141,6 +142,7 @@ class _Form:
         }
 
     def _on_end(self) -> None:
+        self._ended = True
         self._events.append(_End(of_form=True))
 
     def _on_part_begin(self) -> None:
@@ -174,7 +176,6 @@ class IncomingUpload:
         self._form = form
         self._limit_bytes = limit_bytes
         self._taken = False
-        self._size_bytes = 0
 
     def __repr__(self) -> str:
         return "the file"
@@ -201,9 +202,10 @@ class IncomingUpload:
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         held = bytearray()
+        size = 0
         while isinstance(data := await self._form.next_event(), bytes):
-            self._size_bytes += len(data)
-            if self._size_bytes > self._limit_bytes:
+            size += len(data)
+            if size > self._limit_bytes:
                 raise PayloadTooLarge(self._limit_bytes)
             held += data
             if len(held) >= _PIECE_BYTES:
