@@ -21,7 +21,8 @@ STUDYBUDDY = str(Path(sys.executable).with_name("studybuddy"))
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sb-") as directory:
+    # Servers whose owner was killed may still be ending, and write, while this is removed.
+    with tempfile.TemporaryDirectory(prefix="sb-", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
 
