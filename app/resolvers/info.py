@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 from uuid import UUID
 
 import strawberry
@@ -15,7 +14,6 @@ from app.services.lectures import get_lecture
 from app.services.ports import Session
 
 Info = strawberry.Info[GraphQLContext, None]
-Found = TypeVar("Found")
 
 
 def counter(info: Info, count: Callable[[Session], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
