@@ -72,6 +72,7 @@ class Feed(Generic[Item]):
     topic: str
     versions: Callable[[AsyncSession, Viewer, Collection[UUID] | None], Awaitable[Versions]]
     read: Callable[[AsyncSession, Viewer, UUID], Awaitable[Item | None]]
+    version_of: Callable[[Item], object]
 
 
 async def follow(
@@ -93,7 +94,7 @@ async def follow(
                     for id_ in changed
                 ]
             for change in changes:
-                _remember(known, current, change.item_id)
+                _remember(known, feed, change)
                 yield change
 
 
@@ -109,11 +110,12 @@ def _changed(known: Versions, current: Versions, rung: set[UUID] | None) -> list
     return [id_ for id_ in looked_at if known.get(id_) != current.get(id_)]
 
 
-def _remember(known: Versions, current: Versions, item_id: UUID) -> None:
-    if item_id in current:
-        known[item_id] = current[item_id]
+def _remember(known: Versions, feed: Feed[Item], change: Change[Item]) -> None:
+    """Note the version that is told, which may be newer than the one that was found."""
+    if change.item is None:
+        known.pop(change.item_id, None)
     else:
-        del known[item_id]
+        known[change.item_id] = feed.version_of(change.item)
 
 
 async def _read(sessions: Sessions, viewer: Viewer, lecture_id: UUID) -> Lecture | None:
@@ -147,5 +149,13 @@ async def _document_versions(
     return {row.id: (row.updated_at, row.filename) for row in await session.execute(query)}
 
 
-LECTURES: Feed[Lecture] = Feed("lecture", _lecture_versions, get_lecture)
-DOCUMENTS: Feed[OwnDocument] = Feed("document", _document_versions, get_document)
+def _lecture_version(lecture: Lecture) -> object:
+    return lecture.revision
+
+
+def _document_version(own: OwnDocument) -> object:
+    return own.document.updated_at, own.filename
+
+
+LECTURES = Feed("lecture", _lecture_versions, get_lecture, _lecture_version)
+DOCUMENTS = Feed("document", _document_versions, get_document, _document_version)

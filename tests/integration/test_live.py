@@ -1,0 +1,77 @@
+"""Live feeds: every change is told, and none of them twice."""
+
+import asyncio
+import dataclasses
+from collections.abc import Collection
+from contextlib import aclosing
+from uuid import UUID, uuid4
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.auth.viewer import Viewer
+from app.backends import open_backends
+from app.db.models import Lecture, User, UserLecture
+from app.services import live
+from app.services.lectures import get_lecture
+from app.services.unit_of_work import Work
+from app.settings import Settings
+
+Sessions = async_sessionmaker[AsyncSession]
+
+
+async def add_lecture(sessions: Sessions) -> tuple[Viewer, UUID]:
+    lecture_id, user_id = uuid4(), uuid4()
+    url = f"https://example.org/{lecture_id}"
+    async with sessions.begin() as session:
+        session.add(User(id=user_id, issuer="issuer", subject=str(user_id)))
+        session.add(Lecture(id=lecture_id, course_id=uuid4(), panopto_url=url, canonical_url=url))
+        await session.flush()
+        session.add(UserLecture(user_id=user_id, lecture_id=lecture_id))
+    return Viewer(user_id, "issuer", str(user_id), is_admin=False, expires_at=0), lecture_id
+
+
+async def rename(work: Work, lecture_id: UUID, title: str) -> None:
+    async with work.begin() as unit:
+        await unit.session.execute(
+            update(Lecture).where(Lecture.id == lecture_id).values(title=title)
+        )
+        await unit.wake_lecture(lecture_id)
+
+
+async def test_a_change_between_the_look_and_the_reading_is_told_once(settings: Settings) -> None:
+    async with open_backends(settings) as backends:
+        viewer, lecture_id = await add_lecture(backends.sessions)
+        looked, overtaken = asyncio.Event(), asyncio.Event()
+
+        async def versions(
+            session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+        ) -> live.Versions:
+            found = await live.LECTURES.versions(session, viewer, ids)
+            looked.set()
+            return found
+
+        async def read(session: AsyncSession, viewer: Viewer, id_: UUID) -> Lecture | None:
+            if not overtaken.is_set():
+                overtaken.set()
+                await rename(backends.work, lecture_id, "second")
+            return await get_lecture(session, viewer, id_)
+
+        feed = dataclasses.replace(live.LECTURES, versions=versions, read=read)
+        changes = live.follow(backends.sessions, backends.wakeups, viewer, feed)
+        async with aclosing(changes):
+            told = asyncio.create_task(anext(changes))
+            await looked.wait()
+            await rename(backends.work, lecture_id, "first")
+            assert title_of(await told) == "second"
+            # The second change rings as well, and has been told by then.
+            looked.clear()
+            told = asyncio.create_task(anext(changes))
+            await looked.wait()
+            await rename(backends.work, lecture_id, "third")
+            assert title_of(await told) == "third"
+
+
+def title_of(change: live.Change[Lecture]) -> str | None:
+    assert change.item is not None
+    return change.item.title
