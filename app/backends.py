@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from app.db.engine import make_engine, make_sessions
+from app.db.engine import make_engine, make_locking_sessions, make_sessions
 from app.errors import ConfigurationError, StorageError
 from app.events.wakeups import Wakeups
 from app.jobs.doorbell import ArqDoorbell, open_ring_queue
@@ -51,7 +51,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         queue = open_ring_queue(settings.redis_url)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         sessions = make_sessions(engine)
-        work = Work(sessions, ArqDoorbell(queue, wakeups), wakeups)
+        work = Work(make_locking_sessions(engine), ArqDoorbell(queue, wakeups), wakeups)
         stack.push_async_callback(work.drain)
         requests = RequestCounter.from_settings(settings)
         stack.push_async_callback(requests.close)

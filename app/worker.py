@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.backends import Backends, open_backends
 from app.cancellation import ended
@@ -35,8 +34,6 @@ from app.settings import Settings
 
 log = structlog.get_logger()
 
-IDLE_SECONDS = 5
-
 
 def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[JobHandler]:
     """Return a handler for every kind of job."""
@@ -61,7 +58,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     """Open a worker whose doorbell is answered; its runner is not started yet."""
     async with AsyncExitStack() as stack:
         backends = await stack.enter_async_context(open_backends(settings))
-        _limit_idle_transactions(backends.engine)
         downloader = PanoptoDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)
         lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
@@ -88,21 +84,6 @@ async def _own_sessions(
     )
     stack.push_async_callback(engine.dispose)
     return make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
-
-
-def _limit_idle_transactions(engine: AsyncEngine) -> None:
-    """Have the server end a transaction, locks and all, whose process stopped in the middle of it.
-
-    A setting of the transaction and not of the session: there may be a pooler in between.
-    """
-
-    def limit(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql(
-                f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-            )
-
-    event.listen(engine.sync_engine, "begin", limit)
 
 
 async def _plan_sweep(work: Work) -> None:

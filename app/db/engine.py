@@ -8,6 +8,7 @@ turns statement caching on; it saves a parse and a plan per query.
 
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -21,6 +22,9 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 10.0
 
+IDLE_SECONDS = 5.0
+
+_IDLE_LIMIT = "idle_limit_seconds"
 _CACHE_SIZE = "prepared_statement_cache_size"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _NOT_FOR_ASYNCPG = frozenset(
@@ -64,6 +68,27 @@ def make_engine(
 def make_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     """Return a factory of sessions that flush when told and whose rows stay readable after it."""
     return async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
+
+
+def make_locking_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Return sessions as `make_sessions` does, for transactions that lock rows.
+
+    The server ends one of them, locks and all, that has sat idle for `IDLE_SECONDS`: its process
+    has been stopped in the middle of it.
+    """
+    limited = engine.execution_options(**{_IDLE_LIMIT: IDLE_SECONDS})
+    event.listen(limited.sync_engine, "begin", _limit_idle_time)
+    return make_sessions(limited)
+
+
+def _limit_idle_time(connection: Connection) -> None:
+    """Set the limit for the transaction and not the session: there may be a pooler in between."""
+    options = connection.get_execution_options()
+    if _IDLE_LIMIT in options and options.get("isolation_level") != "AUTOCOMMIT":
+        milliseconds = round(options[_IDLE_LIMIT] * 1000)
+        connection.exec_driver_sql(
+            f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        )
 
 
 def _dsn(database_url: str) -> tuple[str, int]:

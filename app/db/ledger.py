@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import CursorResult, func, text, update
+from sqlalchemy import CursorResult, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -85,7 +85,8 @@ async def close_job(session: AsyncSession, kind: JobKind, subject_id: UUID) -> U
 # does not grow with the queue, and among more users than that the lot decides.
 #
 # What an ended worker left goes first, except where the server has only just started: the holders
-# could not renew their leases while it was away, and have the time of one lease to come back.
+# could not renew their leases while it was away, and have the time of one lease to come back.  That
+# does not hold for a lease that `end_leases_of` has ended: its holder will not come back.
 #
 # A job that would be closed for good by one more crash is a suspect: no worker has two of them at a
 # time, so that the one which kills its workers takes no innocent with it.
@@ -125,7 +126,8 @@ _CLAIM = text(
         UNION ALL
         SELECT id, run_at, crashes + 1, 0 FROM jobs
         WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until < now()
-          AND pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)
+          AND (pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)
+               OR lease_until = to_timestamp(0))
     ), ranked AS (
         SELECT id, run_at, turn, crashes = :suspect_at AS suspect,
                row_number() OVER (PARTITION BY crashes = :suspect_at ORDER BY turn, run_at) AS place
@@ -144,7 +146,7 @@ _CLAIM = text(
         FOR UPDATE OF jobs SKIP LOCKED
     )
     UPDATE jobs
-    SET state = 'running', lease_token = gen_random_uuid(),
+    SET state = 'running', lease_token = gen_random_uuid(), holder = :holder,
         lease_until = now() + make_interval(secs => :lease_seconds),
         crashes = jobs.crashes + claimed.crashed::int
     FROM claimed WHERE jobs.id = claimed.id
@@ -161,12 +163,16 @@ async def claim(
     lease_seconds: float = LEASE_SECONDS,
     *,
     has_suspect: bool = False,
+    holder: str | None = None,
 ) -> list[Lease]:
     """Claim up to ``limit`` due jobs: queued ones, and ones whose holder let the lease run out.
 
     At most one of them is a suspect, and none where the worker has one already (``has_suspect``).
+    ``holder`` names the claiming process to those that may learn of its end before the lease tells.
     """
-    parameters = claim_parameters(kinds, limit, lease_seconds, has_suspect=has_suspect)
+    parameters = claim_parameters(
+        kinds, limit, lease_seconds, has_suspect=has_suspect, holder=holder
+    )
     rows = await session.execute(_CLAIM, parameters)
     return [Lease(row[0], JobKind(row[1]), *row[2:]) for row in rows]
 
@@ -177,6 +183,7 @@ def claim_parameters(
     lease_seconds: float = LEASE_SECONDS,
     *,
     has_suspect: bool = False,
+    holder: str | None = None,
 ) -> dict[str, object]:
     """Return what the claim's statement is run with."""
     return {
@@ -189,6 +196,7 @@ def claim_parameters(
         "jobs": limit + JOBS_LOOKED_AT,
         "suspect_at": MAX_CRASHES - 1,
         "has_suspect": has_suspect,
+        "holder": holder,
     }
 
 
@@ -213,6 +221,29 @@ async def heartbeat(
         "lease_seconds": lease_seconds,
     }
     return set((await session.execute(_HEARTBEAT, parameters)).scalars())
+
+
+async def holders(session: AsyncSession) -> set[str]:
+    """Return the names of the processes that hold a lease, as far as they are known."""
+    query = select(Job.holder).where(Job.state == JobState.RUNNING, Job.holder.is_not(None))
+    return {name for name in await session.scalars(query.distinct()) if name}
+
+
+_END_LEASES = text(
+    """
+    UPDATE jobs SET lease_until = to_timestamp(0)
+    WHERE state = 'running' AND holder = ANY(:names) AND lease_until <> to_timestamp(0)
+    RETURNING id
+    """
+)
+
+
+async def end_leases_of(session: AsyncSession, names: Iterable[str]) -> int:
+    """End the leases of processes that are known to be gone; return how many those were.
+
+    Their jobs are claimed like any whose lease has run out, at once.
+    """
+    return len((await session.execute(_END_LEASES, {"names": list(names)})).all())
 
 
 async def require_lease(session: AsyncSession, lease: Lease) -> None:

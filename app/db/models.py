@@ -253,7 +253,7 @@ class Job(Base):
     Scheduling only; what became of a lecture is read from the lecture.  ``attempt`` counts the
     transient failures that were tried again, ``crashes`` the workers that died holding it, and
     ``user_id`` is whose waiting work it counts as when workers take turns over users (`NOBODY`'s
-    where it is no user's).
+    where it is no user's).  ``holder`` names the process that claimed it last.
     """
 
     __tablename__ = "jobs"
@@ -301,6 +301,7 @@ class Job(Base):
     crashes: Mapped[int] = mapped_column(server_default=text("0"))
     lease_token: Mapped[UUID | None]
     lease_until: Mapped[datetime | None]
+    holder: Mapped[str | None]
     last_error: Mapped[str | None]
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()

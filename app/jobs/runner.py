@@ -20,6 +20,7 @@ from app.db.outages import is_outage
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 from app.events.wakeups import Wakeups
+from app.jobs.processes import ProcessName
 from app.observability import JOB_SECONDS, JOBS_CLAIMED, JOBS_FINISHED
 
 log = structlog.get_logger()
@@ -92,12 +93,13 @@ class JobRunner:
     """Claims jobs for its lanes and runs each in a task of its own, until `stop`.
 
     ``sessions`` are best not shared with the jobs: a heartbeat that waits for a connection is a
-    lease that runs out.
+    lease that runs out.  ``name`` is this process's, for others of its machine to look for.
     """
 
     sessions: async_sessionmaker[AsyncSession]
     wakeups: Wakeups
     lanes: Sequence[Lane]
+    name: ProcessName | None = field(default_factory=ProcessName.of_this_process)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[UUID, _Running] = field(default_factory=dict)
     """By lease token: a job can be taken over by this very worker, before its old task noticed."""
@@ -110,14 +112,16 @@ class JobRunner:
     async def run(self) -> None:
         """Work until `stop`; outlives any trouble with the database."""
         heartbeat = asyncio.create_task(self._heartbeat_forever())
+        watch = asyncio.create_task(self._watch_forever())
         try:
             while not self._stopping:
                 await self._claim_for_all_lanes()
                 await self._wait_for_ring()
         finally:
+            watch.cancel()
             await self._hand_everything_back()
             heartbeat.cancel()
-            await asyncio.wait([heartbeat])
+            await asyncio.wait([heartbeat, watch])
 
     def stop(self) -> None:
         """Claim no more; `run` hands back what it holds and returns."""
@@ -150,7 +154,13 @@ class JobRunner:
             return
         has_suspect = any(lease.is_suspect for lease in held)
         async with self.sessions.begin() as session:
-            leases = await ledger.claim(session, list(handlers), free, has_suspect=has_suspect)
+            leases = await ledger.claim(
+                session,
+                list(handlers),
+                free,
+                has_suspect=has_suspect,
+                holder=str(self.name) if self.name else None,
+            )
         for lease in leases:
             self._start(lease, handlers[lease.kind])
 
@@ -229,6 +239,22 @@ class JobRunner:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             await self._renew(self._held())
 
+    async def _watch_forever(self) -> None:
+        """Look whether the other holders of this machine are there; do not wait for the lease."""
+        while self.name is not None:
+            try:
+                await self._end_leases_of_the_gone(self.name)
+            except DATABASE_TROUBLE as error:
+                log.warning("watch_failed", reason=type(error).__name__)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _end_leases_of_the_gone(self, me: ProcessName) -> None:
+        async with self.sessions.begin() as session:
+            gone = [name for name in await ledger.holders(session) if _is_gone(me, name)]
+            if gone and await ledger.end_leases_of(session, gone):
+                log.warning("holders_gone", processes=len(gone))
+                self.ring()
+
     async def _renew(self, leases: Sequence[Lease]) -> None:
         if not leases:
             return
@@ -264,3 +290,8 @@ class JobRunner:
                 await asyncio.sleep(RECOVERY_SECONDS)
             else:
                 return "handed_back"
+
+
+def _is_gone(me: ProcessName, name: str) -> bool:
+    other = ProcessName.parse(name)
+    return other is not None and me.knows_gone(other)

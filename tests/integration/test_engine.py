@@ -2,14 +2,16 @@
 
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db import engine as engine_module
-from app.db.engine import make_engine
+from app.db.engine import make_engine, make_locking_sessions, make_sessions
 from app.db.models import User
 from app.embedded.postgres import DATABASE, USER, EmbeddedPostgres
 from app.errors import ConfigurationError
@@ -151,3 +153,23 @@ async def test_rows_stay_readable_after_the_commit(
         await session.flush()
     assert user.subject == "s"
     assert user.created_at.tzinfo is not None
+
+
+async def test_a_process_that_stops_in_a_transaction_holds_no_lock(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.2)
+    stopped, others = make_locking_sessions(engine), make_sessions(engine)
+    async with others.begin() as session:
+        session.add(User(id=uuid4(), issuer="issuer", subject="ada"))
+    async with stopped() as session:
+        ada = (await session.scalars(select(User).with_for_update())).one()
+        async with others.begin() as other:
+            # Waits for the lock, and gets it without a word of its holder.
+            await other.execute(select(User).with_for_update())
+        ada.subject = "eve"
+        with pytest.raises(DBAPIError):
+            await session.commit()
+    async with others() as session:
+        assert await session.scalar(select(User.subject)) == "ada"
+        assert await session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "0"

@@ -1,13 +1,14 @@
 """What becomes of a download that does not succeed at once, through the real worker."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
@@ -302,6 +303,31 @@ async def test_a_job_that_this_very_worker_takes_over_is_kept_apart(
     runner.stop()
     await running
     assert handler.events.count("handed back") == 1
+
+
+async def test_what_a_process_of_this_machine_left_is_taken_up_at_once(
+    sessions: Sessions, recorder: tuple[Recorder, JobRunner]
+) -> None:
+    handler, runner = recorder
+    assert runner.name is not None
+    gone = dataclasses.replace(runner.name, start_time="1")
+    elsewhere = dataclasses.replace(gone, boot_id="another")
+    mine, theirs = await _queue(sessions), await _queue(sessions)
+    async with sessions.begin() as session:
+        leases = await ledger.claim(session, [handler.kind], 2, 3600, holder=str(gone))
+        await session.execute(
+            update(Job).where(Job.subject_id == theirs).values(holder=str(elsewhere))
+        )
+    assert {lease.subject_id for lease in leases} == {mine, theirs}
+    running = asyncio.create_task(runner.run())
+    await wait_until(lambda: handler.events, "it is claimed again", timeout_seconds=10)
+    async with sessions() as session:
+        jobs = {job.subject_id: job for job in await session.scalars(select(Job))}
+    assert (jobs[mine].holder, jobs[mine].crashes) == (str(runner.name), 1)
+    assert (jobs[theirs].holder, jobs[theirs].crashes) == (str(elsewhere), 0)
+    runner.stop()
+    await running
+    assert handler.events == ["run", "cancelled", "handed back"]
 
 
 async def test_a_fault_of_ours_ends_the_job_alone(
