@@ -76,6 +76,29 @@ async def test_the_api_lets_requests_finish_and_ends_streams(
     assert await ending == 0
 
 
+@pytest.mark.fault_long
+async def test_the_api_cuts_off_what_does_not_finish(
+    service: Service, deployment: Deployment
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.settings.port)
+    head, body = _upload(service.user("ada"), service, make_pdf(1, "x" * 600_000))
+    lines = [f"{name}: {value}" for name, value in head.items()]
+    request = ["POST /graphql HTTP/1.1", "Host: 127.0.0.1", *lines, f"Content-Length: {len(body)}"]
+    writer.write("\r\n".join([*request, "", ""]).encode() + body[:400_000])
+    await wait_until(service.stored, "the upload is being stored")
+    # Ten seconds for the request, and a little for the rest.
+    ending = asyncio.create_task(deployment.terminate("api", timeout_seconds=14))
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 "), answer
+    assert b"\r\nretry-after: 1\r\n" in answer.lower()
+    assert b'"code":"INTERNAL_SERVER_ERROR"' in answer
+    assert await ending == 0
+    assert service.stored() == set()
+    database = Database(service.settings.database_url or "")
+    assert await database.rows("SELECT 1 FROM documents") == []
+
+
 async def _read_to_its_end(socket: GraphQLSocketClient) -> None:
     while True:
         await socket.receive()
@@ -95,26 +118,33 @@ async def _slow_upload(
     client: Client, service: Service, going_on: asyncio.Event, finish: asyncio.Event
 ) -> object:
     """Upload a PDF whose end is sent when ``finish`` is set."""
-    content = make_pdf(1, "x" * 600_000)
+    headers, content = _upload(client, service, make_pdf(1, "x" * 600_000))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield content[:400_000]
+        going_on.set()
+        await finish.wait()
+        yield content[400_000:]
+
+    response = await client.http.post("/graphql", content=body(), headers=headers)
+    return response.json()
+
+
+def _upload(client: Client, service: Service, pdf: bytes) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of an upload."""
     variables = {"input": {"courseId": str(service.course), "file": None}}
     parts = {
         "operations": json.dumps({"query": UPLOAD, "variables": variables}),
         "map": json.dumps({"0": ["variables.input.file"]}),
     }
-
-    async def body() -> AsyncIterator[bytes]:
-        for name, value in parts.items():
-            head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
-            yield f"{head}{value}\r\n".encode()
-        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="0"; filename="a.pdf"\r\n'
-        yield f"{head}Content-Type: application/pdf\r\n\r\n".encode() + content[:400_000]
-        going_on.set()
-        await finish.wait()
-        yield content[400_000:] + f"\r\n--{BOUNDARY}--\r\n".encode()
-
+    form = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in parts.items()
+    ]
+    file = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="0"; filename="a.pdf"\r\n'
+    head = "".join([*form, file, "Content-Type: application/pdf\r\n\r\n"])
     headers = {
         "Authorization": f"Bearer {client.token}",
         "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
     }
-    response = await client.http.post("/graphql", content=body(), headers=headers)
-    return response.json()
+    return headers, head.encode() + pdf + f"\r\n--{BOUNDARY}--\r\n".encode()
