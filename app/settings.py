@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.errors import ConfigurationError
 
 _RATE = re.compile(r"^[1-9][0-9]*/(second|minute|hour|day)$")
+# Names of yt-dlp's extractors, such as `archive.org` and `bbc.co.uk:article`, with wildcards.
+_EXTRACTORS = re.compile(r"[\w*?][\w*?.:+ -]*")
 
 MIB = 1024 * 1024
 WEEK = 7 * 24 * 3600.0
@@ -89,6 +91,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=5, ge=1, le=64)
     fetch_allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     panopto_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    sources: Annotated[tuple[str, ...], NoDecode] = ("youtube", "vimeo", "googledrive")
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None
     max_user_bytes: int | None = Field(default=None, gt=0)
@@ -100,6 +103,7 @@ class Settings(BaseSettings):
         "allowed_origins",
         "fetch_allowed_private_hosts",
         "panopto_hosts",
+        "sources",
         mode="before",
     )
     @classmethod
@@ -165,6 +169,16 @@ class Settings(BaseSettings):
                 raise ValueError("each must be host or host:port")
             _with_sound_ports(f"//{entry}")
         return tuple(entry.lower() for entry in value)
+
+    @field_validator("sources")
+    @classmethod
+    def _extractors(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(entry.lower() for entry in value))
+        if "none" in names and len(names) > 1:
+            raise ValueError("none stands alone")
+        if not all(map(_EXTRACTORS.fullmatch, names)):
+            raise ValueError("each must be an extractor's name such as youtube, or *, or none")
+        return () if names == ("none",) else names
 
     @field_validator("rate_limit_downloads", "rate_limit_uploads")
     @classmethod

@@ -15,6 +15,7 @@ from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pages import count_pages
 from app.ingest.pipeline import AudioPipeline
+from app.ingest.ytdlp_source import require_known
 from app.jobs.doorbell import open_ring_queue
 from app.jobs.runner import (
     DATABASE_TROUBLE,
@@ -57,6 +58,7 @@ def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[Job
 async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     """Open a worker whose doorbell is answered; its runner is not started yet."""
     async with AsyncExitStack() as stack:
+        await require_known(settings.sources)
         backends = await stack.enter_async_context(open_backends(settings))
         downloader = PanoptoDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.embedded.panopto import Link, PanoptoSimulator, Recording
-from app.embedded.sample_media import make_lecture
+from app.embedded.sample_media import AUDIO_BIT_RATE, make_lecture
 from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.audio_ranges import AudioOptions, fetch_audio
 from app.ingest.fetch import fetch_file
@@ -30,6 +30,12 @@ LINE_BYTES_PER_SECOND = 20_000_000
 ROUND_TRIP_SECONDS = 0.03
 MAX_BYTES = 2**40
 STEM = "audio/bench"
+LAYOUTS = [
+    (bit_rate, turn_seconds)
+    for bit_rate in (AUDIO_BIT_RATE, 2 * AUDIO_BIT_RATE)
+    for turn_seconds in (5.0, 2.0, 1.0, 0.5, 0.2)
+]
+"""Bits of sound per second, and how long sound and pictures take turns, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ async def fetch(
     source = RangeSource(client, location)
     if not whole:
         try:
-            await fetch_audio(source, scratch, f"{STEM}.mp4", unheard, AudioOptions(MAX_BYTES))
+            await fetch_audio(source, scratch, STEM, unheard, AudioOptions(MAX_BYTES))
             return "ranges"
         except RangesRefused as refusal:
             reason = refusal.reason
@@ -111,23 +117,32 @@ async def main() -> None:
     parser.add_argument("--quick", action="store_true", help="six minutes of 20 MB")
     quick = parser.parse_args().quick
     seconds, size_bytes = (360, 20_000_000) if quick else (3600, 200_000_000)
-    table = Table("turns of", "way", "bytes", "of the audio's", "seconds", "of the whole file's")
+    table = Table(
+        "sound of", "turns of", "way", "bytes", "of the audio's", "seconds", "of the whole file's"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole: Run | None = None
-        for turn_seconds in (5.0, 2.0, 1.0, 0.5, 0.2):
+        for bit_rate, turn_seconds in LAYOUTS:
+            alone = make_lecture(
+                folder / "b.mp4", seconds, video=False, audio_bit_rate=bit_rate
+            ).stat()
             media = make_lecture(
-                folder / "a.mp4", seconds, size_bytes=size_bytes, chunk_seconds=turn_seconds
+                folder / "a.mp4",
+                seconds,
+                size_bytes=size_bytes - alone.st_size,
+                chunk_seconds=turn_seconds,
+                audio_bit_rate=bit_rate,
             )
-            alone = make_lecture(folder / "b.mp4", seconds, video=False).stat().st_size
             link = Link(LINE_BYTES_PER_SECOND, ROUND_TRIP_SECONDS)
             whole = whole or await measure(media, link, folder, whole=True)
             run = await measure(media, link, folder, whole=False)
             table.add_row(
+                f"{alone.st_size * 8 / seconds / 1000:.0f} kbit/s",
                 f"{turn_seconds} s",
                 run.way,
                 f"{run.sent_bytes / 1e6:.1f} MB",
-                f"{run.sent_bytes / alone:.2f}",
+                f"{run.sent_bytes / alone.st_size:.2f}",
                 f"{run.seconds:.1f}",
                 f"{run.seconds / whole.seconds:.2f}",
             )

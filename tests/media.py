@@ -95,6 +95,47 @@ def write_silence(path: Path, seconds: int) -> Path:
     return path
 
 
+def write_marked(path: Path, seconds: float, marks: list[float]) -> Path:
+    """Write a small moving picture, a key frame each 2 s, and silence with a beep at each mark."""
+    rate, length = 48_000, round(seconds * 48_000)
+    beep = array.array("f", (0.5 * math.sin(2 * math.pi * at / 48) for at in range(rate // 4)))
+    sound = array.array("f", bytes(4 * length))
+    for mark in marks:
+        sound[round(mark * rate) : round(mark * rate) + len(beep)] = beep
+    with av.open(str(path), "w") as output:
+        picture = output.add_stream("libx264", rate=5, options={"g": "10", "bf": "0"})
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        voice = output.add_stream("aac", rate=rate)
+        voice.layout, done = "mono", 0
+        for number in range(round(seconds * 5)):
+            output.mux(picture.encode(_picture(number)))
+            while done < min(length, (number + 1) * rate // 5):
+                frame = av.AudioFrame("fltp", "mono", min(1024, length - done))
+                frame.planes[0].update(sound[done : done + frame.samples].tobytes())
+                frame.sample_rate, frame.pts, frame.time_base = rate, done, Fraction(1, rate)
+                output.mux(voice.encode(frame))
+                done += frame.samples
+        for stream in (picture, voice):
+            output.mux(stream.encode(None))
+    return path
+
+
+def marks_of(path: Path) -> list[float]:
+    """Decode all samples, and return the seconds at which sound begins after a silence."""
+    marks, silent, position = [], 8000, 0
+    with av.open(str(path)) as source:
+        resampler = av.AudioResampler("flt", "mono", 8000)
+        for frame in source.decode(audio=0):
+            for part in resampler.resample(frame):
+                levels = array.array("f", bytes(part.planes[0])[: part.samples * 4])
+                loud = [at for at, level in enumerate(levels) if abs(level) > 0.1]
+                if loud and silent + loud[0] > 800:
+                    marks.append((position + loud[0]) / 8000)
+                silent = len(levels) - loud[-1] if loud else silent + len(levels)
+                position += len(levels)
+    return marks
+
+
 def duration_of(path: Path) -> float:
     """Decode the whole audio of a file and return its length in seconds."""
     with av.open(str(path)) as source:

@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 
+AUDIO_BIT_RATE = 64_000
 _SAMPLE_RATE = 48_000
 _AAC_FRAME = 1024
 _FRAMES_PER_SECOND = 5
@@ -45,10 +46,12 @@ def make_lecture(
     faststart: bool = True,
     chunk_seconds: float = 0,
     fragmented: bool = False,
+    audio_bit_rate: int = AUDIO_BIT_RATE,
 ) -> Path:
     """Write an MP4 with the tracks asked for, of at least ``size_bytes``, and return its path.
 
-    Pictures and sound take turns with every picture, or each ``chunk_seconds``.
+    Pictures and sound take turns with every picture, or each ``chunk_seconds``; the sound has about
+    ``audio_bit_rate`` bits per second.
 
     Its tracks end within an AAC frame (21 ms) and a picture (200 ms) of the duration.
     """
@@ -61,14 +64,14 @@ def make_lecture(
     if chunk_seconds:
         options["chunk_duration"] = str(round(chunk_seconds * 1_000_000))
     with (
-        av.open(io.BytesIO(_loop_file())) as source,
+        av.open(io.BytesIO(_loop_file(audio_bit_rate))) as source,
         av.open(str(path), "w", format="mp4", options=options) as target,
     ):
         streams = {
             kind: target.add_stream_from_template(getattr(source.streams, kind)[0])
             for kind in kinds
         }
-        for number, sample in _rounds(kinds, duration_seconds):
+        for number, sample in _rounds(kinds, duration_seconds, audio_bit_rate):
             extra = filler if sample.kind == "video" else b""
             target.mux(_packet(sample, number, streams[sample.kind], extra))
     return path
@@ -110,16 +113,21 @@ def media_duration_seconds(path: Path) -> float:
         return float(container.duration or 0) / av.time_base
 
 
-def _rounds(kinds: list[str], duration_seconds: float) -> Iterator[tuple[int, _Sample]]:
+def _rounds(
+    kinds: list[str], duration_seconds: float, audio_bit_rate: int
+) -> Iterator[tuple[int, _Sample]]:
     """Yield the packets of the whole lecture in order, each with its number in its track."""
+    loop = _loop_samples(audio_bit_rate)
     return merge(
-        *(_track(kind, duration_seconds) for kind in kinds),
+        *(_track(kind, duration_seconds, loop) for kind in kinds),
         key=lambda item: item[0] * _step(item[1].kind),
     )
 
 
-def _track(kind: str, duration_seconds: float) -> Iterator[tuple[int, _Sample]]:
-    samples = [sample for sample in _loop_samples() if sample.kind == kind]
+def _track(
+    kind: str, duration_seconds: float, loop: list[_Sample]
+) -> Iterator[tuple[int, _Sample]]:
+    samples = [sample for sample in loop if sample.kind == kind]
     for number in range(round(duration_seconds / _step(kind))):
         yield number, samples[number % len(samples)]
 
@@ -145,10 +153,10 @@ def _filler(size: int) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-@lru_cache(maxsize=1)
-def _loop_samples() -> list[_Sample]:
+@lru_cache(maxsize=2)
+def _loop_samples(audio_bit_rate: int) -> list[_Sample]:
     """Return exactly one round of each track."""
-    with av.open(io.BytesIO(_loop_file()), "r") as source:
+    with av.open(io.BytesIO(_loop_file(audio_bit_rate)), "r") as source:
         samples = [
             _Sample(packet.stream.type, bytes(packet), packet.is_keyframe)
             for packet in source.demux()
@@ -162,8 +170,8 @@ def _loop_samples() -> list[_Sample]:
     ]
 
 
-@lru_cache(maxsize=1)
-def _loop_file() -> bytes:
+@lru_cache(maxsize=2)
+def _loop_file(audio_bit_rate: int) -> bytes:
     """Encode the pictures and the tones of one round, and a little more."""
     seconds = _LOOP_SECONDS + 1
     target = io.BytesIO()
@@ -172,7 +180,7 @@ def _loop_file() -> bytes:
         video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
         video.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "40", "g": "10"}
         sound: Any = container.add_stream("aac", rate=_SAMPLE_RATE, layout="mono")
-        sound.bit_rate = 64_000
+        sound.bit_rate = audio_bit_rate
         for picture in _pictures(seconds):
             container.mux(video.encode(picture))
         for frame in _sound(seconds):

@@ -2,14 +2,14 @@
 
 import asyncio
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
 from app.cancellation import ended
 from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
-from app.ingest.protocols import ExtractedAudio, Segment
+from app.ingest.protocols import ExtractedAudio, Run, Segment
 from app.ingest.sandbox import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
 
 log = structlog.get_logger()
@@ -39,26 +39,32 @@ class PyAvAudioExtractor:
         target: Path,
         segments: tuple[Segment, ...] = (),
         *,
+        runs: tuple[Run, ...] = (),
         timeout_seconds: float,
     ) -> ExtractedAudio:
         """Write the audio track to ``target``; on an error or cancellation nothing is left."""
         try:
-            return await _run(source, target, segments, timeout_seconds)
+            arguments = _arguments(source, target, segments, runs)
+            return await _run(arguments, target, timeout_seconds)
         except BaseException:
             # The child is gone by now, and if it was killed it has not cleaned up.
             await ended(asyncio.ensure_future(asyncio.to_thread(target.unlink, missing_ok=True)))
             raise
 
 
-async def _run(
-    source: Path, target: Path, segments: tuple[Segment, ...], timeout_seconds: float
-) -> ExtractedAudio:
-    limits = Limits(_MEMORY_BYTES, round(timeout_seconds) + 1, _FILE_BYTES)
-    arguments = {
+def _arguments(
+    source: Path, target: Path, segments: tuple[Segment, ...], runs: tuple[Run, ...]
+) -> dict[str, Any]:
+    return {
         "source": str(source),
         "target": str(target),
-        "segments": [(segment.start_seconds, segment.end_seconds) for segment in segments],
+        "segments": [(each.start_seconds, each.end_seconds, each.at_seconds) for each in segments],
+        "runs": [(run.first_byte, run.start_seconds) for run in runs],
     }
+
+
+async def _run(arguments: dict[str, Any], target: Path, timeout_seconds: float) -> ExtractedAudio:
+    limits = Limits(_MEMORY_BYTES, round(timeout_seconds) + 1, _FILE_BYTES)
     try:
         result = await run_child(
             "app.ingest.audio_child", arguments, limits=limits, timeout_seconds=timeout_seconds

@@ -1,8 +1,4 @@
-"""The child's task that turns a media file into an ``.m4a``: AAC is copied, the rest encoded.
-
-FFmpeg opens playlists and scripts whatever their name and follows them to files and hosts: the
-formats and protocols below are all that it may use.
-"""
+"""The child's task that turns a media file into an ``.m4a``: AAC is copied, the rest encoded."""
 
 from __future__ import annotations
 
@@ -18,35 +14,35 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Disposition
 
-from app.ingest.audio_encoder import AacEncoder
+from app.ingest.audio_encoder import LEAST_SILENCE_SECONDS, AacEncoder
+from app.ingest.audio_silence import FRAME_SAMPLES, silence_like
+from app.ingest.audio_track import Run, Track, is_short, runs_of
 from app.ingest.child_process import Refused
-from app.ingest.mp4_boxes import ends_inside_a_box
 from app.ingest.timeline import Timeline
 
-_INPUT = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mp3,aac",
-    "protocol_whitelist": "file",
-}
 _OUTPUT = {"movflags": "+faststart"}
 _CLOCKS_RESTART = 0x0200
 """FFmpeg's AVFMT_TS_DISCONT: the format's timestamps may jump."""
 _TRIES_TO_DECODE = 200
-_TOLERANCE = 0.005
-_TOLERANCE_SECONDS = 1.0
+
+_Segments = list[tuple[float, float, float | None]]
 
 
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
     """Write ``target`` from ``source`` and return ``{"duration_seconds", "size_bytes"}``.
 
-    ``segments`` is a list of ``[start, end]`` in seconds, empty for all.  Refuses as
-    ``no_audio``, ``unreadable`` or ``truncated``; nothing is left then.
+    ``segments`` is a list of ``[start, end, place in the output or None]`` in seconds, empty for
+    all; ``runs`` one of ``[first byte, seconds]``: where the file goes on with clocks and codec
+    settings of their own.  Refuses as ``no_audio``, ``unreadable`` or ``truncated``; nothing is
+    left then.
     """
     # Absolute, so that FFmpeg takes neither for a URL.
     source, target = Path(arguments["source"]).absolute(), Path(arguments["target"]).absolute()
+    segments = [(start, end, place) for start, end, place in arguments["segments"]]
+    runs = runs_of(source, arguments["runs"])
     try:
-        duration_seconds = _extract(source, target, arguments["segments"])
+        duration_seconds = _extract(target, lambda: _Sound(runs, segments))
         _sync(target)
     except BaseException:
         target.unlink(missing_ok=True)
@@ -54,192 +50,142 @@ def run(arguments: dict[str, Any]) -> dict[str, Any]:
     return {"duration_seconds": duration_seconds, "size_bytes": target.stat().st_size}
 
 
-def _extract(source: Path, target: Path, segments: list[list[float]]) -> float:
+def _extract(target: Path, sound: Callable[[], _Sound]) -> float:
     with suppress(_CannotCopy):
-        return _write(_copy, source, target, segments)
-    return _write(_encode, source, target, segments)
+        return _write(_copy, sound(), target)
+    return _write(_encode, sound(), target)
 
 
 def _write(
-    move: Callable[[_Track, OutputContainer], None],
-    source_path: Path,
-    target_path: Path,
-    segments: list[list[float]],
+    move: Callable[[_Sound, OutputContainer], None], sound: _Sound, target_path: Path
 ) -> float:
-    """Move the track from one file to the other and return its length in seconds."""
-    with _open(source_path) as source:
-        track = _Track(source, [(start, end) for start, end in segments])
-        with av.open(str(target_path), "w", format="ipod", options=_OUTPUT) as target:
-            move(track, target)
-        track.require_whole()
-        return track.timeline.end / track.rate
+    """Move the sound into the file and return its length in seconds."""
+    with av.open(str(target_path), "w", format="ipod", options=_OUTPUT) as target:
+        move(sound, target)
+        return sound.length_seconds()
 
 
-def _open(path: Path) -> InputContainer:
-    try:
-        return av.open(str(path), "r", options=_INPUT, metadata_errors="replace")
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        raise Refused("truncated" if ends_inside_a_box(path) else "unreadable") from None
+class _Sound:
+    """The sound of a source's runs, one behind the other, on one timeline cut to the segments."""
 
-
-class _Track:
-    """The audio stream of a source, read in order, and what the source says of its length."""
-
-    def __init__(self, source: InputContainer, segments: list[tuple[float, float]]) -> None:
-        self._source = source
+    def __init__(self, runs: list[Run], segments: _Segments) -> None:
+        self._runs = runs
         self._segments = segments
-        self._broken = False
-        self._others_end_seconds = 0.0
-        self.stream = _best_audio(source)
-        self.rate = self.stream.codec_context.sample_rate
-        self._samples = self.stream.codec_context.frame_size or 1024
-        self._base = self.stream.time_base or Fraction(1, self.rate)
-        # Whole numbers: a Fraction for each packet of an hour would cost more than all the rest.
-        self._scale_up, self._scale_down = (self._base * self.rate).as_integer_ratio()
-        self._origin = self._origin_of_stamps()
-        clocks_restart = bool(source.format.flags & _CLOCKS_RESTART)
-        self.timeline = Timeline(self.rate, segments, clocks_restart=clocks_restart)
+        self._timeline: Timeline | None = None
 
-    def packets(self) -> Iterator[Packet[AudioStream]]:
-        """Yield the track's packets up to its end, the last one wanted, or what is broken."""
-        for packet in self._demux():
-            if packet.stream_index != self.stream.index:
-                self._note_end(packet)
-            elif packet.size and not packet.is_corrupt:
-                yield packet
-            if self.timeline.complete:
+    def tracks(self) -> Iterator[tuple[Track, Timeline]]:
+        """Yield the track of each run that has one; all count samples at the first one's rate."""
+        for run in self._runs:
+            if self._timeline and self._timeline.complete:
                 return
+            with run.opened() as source:
+                # A picture that stands while nobody speaks is silence, unless it is all there is.
+                if source.streams.audio or len(self._runs) == 1:
+                    yield from self._track(run, source)
 
-    def stamp_of(self, pts: int | None) -> int | None:
-        """Return a time stamp of the stream in samples from the recording's beginning."""
-        if pts is None:
-            return None
-        return self._scaled(pts - self._origin)
-
-    def samples_of(self, packet: Packet[AudioStream]) -> int:
-        """Return how many samples a packet holds; coarse clocks (Matroska) cannot tell."""
-        if not packet.duration or self._scale_up > self._scale_down:
-            return self._samples
-        return self._scaled(packet.duration)
-
-    def _scaled(self, ticks: int) -> int:
-        """Return the stream's ticks in samples, to the nearest."""
-        return (2 * ticks * self._scale_up + self._scale_down) // (2 * self._scale_down)
-
-    def require_whole(self) -> None:
-        """Refuse where much less was read than the source says there is, or nothing at all."""
-        if not self.timeline.complete and self._is_cut():
+    def length_seconds(self) -> float:
+        """Return how long the output is; refuses where nothing, or too little, was found."""
+        timeline = self._timeline
+        if timeline is None or timeline.end <= 0:
+            raise Refused("truncated" if self._is_cut() else "no_audio")
+        if self._is_cut():
             raise Refused("truncated")
-        if self.timeline.end <= 0:
-            raise Refused("no_audio")
+        return timeline.end / timeline.rate
+
+    def _track(self, run: Run, source: InputContainer) -> Iterator[tuple[Track, Timeline]]:
+        first = run is self._runs[0]
+        clock_rate = self._timeline.rate if self._timeline else None
+        counts_all = bool(self._segments) or not first
+        track = Track(source, clock_rate=clock_rate, counts_all=counts_all)
+        timeline = self._timeline = self._timeline or self._new_timeline(track, source)
+        begun = timeline.source_end
+        if not first:
+            timeline.start_run(run.seconds)
+        yield track, timeline
+        read_seconds = (timeline.source_end - begun) / timeline.rate
+        if not self._segments and track.is_cut(read_seconds):
+            raise Refused("truncated")
+
+    def _new_timeline(self, track: Track, source: InputContainer) -> Timeline:
+        clocks_restart = bool(source.format.flags & _CLOCKS_RESTART)
+        return Timeline(track.rate, self._segments, clocks_restart=clocks_restart)
 
     def _is_cut(self) -> bool:
-        wanted_seconds = self._wanted_seconds()
-        if wanted_seconds is None:
-            return self._broken
-        read_seconds = max(self.timeline.source_end / self.rate, self._others_end_seconds)
-        return read_seconds < wanted_seconds - max(_TOLERANCE_SECONDS, _TOLERANCE * wanted_seconds)
-
-    def _demux(self) -> Iterator[Packet[Any]]:
-        """Yield the packets up to the end, or to where the source is broken."""
-        while True:
-            try:
-                yield from self._source.demux(*self._wanted_streams())
-            except IndexError:
-                # PyAV trips over a stream that appears midway; the next demux knows of it.
-                continue
-            except MemoryError:
-                raise
-            except av.FFmpegError:
-                self._broken = True
-            return
-
-    def _wanted_streams(self) -> list[Any]:
-        """Return what to read: in Matroska all, elsewhere the track, the rest being skipped."""
-        if self._is_matroska:
-            return list(self._source.streams)
-        for stream in self._source.streams:
-            if stream.index != self.stream.index:
-                stream.discard = Discard.all
-        return [self.stream]
-
-    @property
-    def _is_matroska(self) -> bool:
-        return "matroska" in self._source.format.name
-
-    def _origin_of_stamps(self) -> int:
-        """Return the stamp that is 0 s: the track's begin, or the recording's for segments."""
-        start = self.stream.start_time or 0
-        if not self._segments or self._source.start_time is None:
-            return start
-        return round(Fraction(self._source.start_time, av.time_base) / self._base)
-
-    def _note_end(self, packet: Packet[Any]) -> None:
-        if packet.pts is not None:
-            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-            self._others_end_seconds = max(self._others_end_seconds, end)
-
-    def _wanted_seconds(self) -> float | None:
-        """Return up to where the source must be read, None where its header tells nothing.
-
-        MPEG-TS, MP3 and ADTS only estimate their length.  Matroska tells one length for all its
-        tracks, so what counts is how far any of them was read.
-        """
-        if self._segments:
-            return max(end for _, end in self._segments)
-        if self._is_matroska:
-            total = self._source.duration
-            return None if total is None else total / av.time_base
-        if "mp4" in self._source.format.name and self.stream.duration is not None:
-            return float(self.stream.duration * self._base)
-        return None
-
-
-def _best_audio(source: InputContainer) -> AudioStream:
-    """Return the first audio stream marked as default, else the first that can be decoded."""
-    streams = [
-        stream
-        for stream in source.streams.audio
-        if stream.codec_context is not None and stream.codec_context.sample_rate
-    ]
-    if not streams:
-        raise Refused("no_audio")
-    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default))
+        """Tell whether the source ends before the last segment does."""
+        if not self._segments or self._timeline is None or self._timeline.complete:
+            return False
+        wanted_seconds = max(end for _, end, _ in self._segments)
+        return is_short(self._timeline.source_end / self._timeline.rate, wanted_seconds)
 
 
 class _CannotCopy(Exception):
-    """The track is no AAC, or none that can lie in an m4a as it is (a damaged ADTS header)."""
+    """The sound is no AAC, or none that can lie in an m4a as it is: damaged, or mixed."""
 
 
-def _copy(track: _Track, target: OutputContainer) -> None:
+def _copy(sound: _Sound, target: OutputContainer) -> None:
     """Move the AAC packets; the muxer strips ADTS headers by itself."""
-    if track.stream.codec_context.name != "aac":
-        raise _CannotCopy
-    output = target.add_stream_from_template(track.stream)
-    base = Fraction(1, track.rate)
+    output: AudioStream | None = None
+    settings: tuple[object, ...] | None = None
     decodable = _Decodable()
+    for track, timeline in sound.tracks():
+        if track.stream.codec_context.name != "aac" or settings not in (None, track.settings):
+            raise _CannotCopy
+        settings = track.settings
+        output = output or target.add_stream_from_template(track.stream)
+        for packet in _placed_packets(track, timeline, decodable):
+            packet.stream = output
+            _mux(packet, target)
+    decodable.require()
+
+
+def _placed_packets(
+    track: Track, timeline: Timeline, decodable: _Decodable
+) -> Iterator[Packet[AudioStream]]:
+    """Yield the packets that are wanted, stamped with their place in the output."""
+    base = Fraction(1, timeline.rate)
     for packet in track.packets():
         stamp, samples = track.stamp_of(packet.pts), track.samples_of(packet)
         # What an edit list hides at the beginning is the encoder's priming, which must stay.
         if packet.is_discard and not (stamp is not None and -track.rate < stamp < 0):
             continue
         decodable.check(packet)
-        position = track.timeline.place(stamp, samples)
-        if position is None:
-            continue
-        packet.stream = output
-        packet.time_base = base
-        packet.pts = packet.dts = position
-        packet.duration = samples
-        try:
-            target.mux_one(packet)
-        except av.FFmpegError as error:
-            if isinstance(error, OSError | MemoryError):
-                raise
-            raise _CannotCopy from None
-    decodable.require()
+        end = timeline.end
+        position = timeline.place(stamp, samples)
+        if position is not None:
+            if position - end > LEAST_SILENCE_SECONDS * timeline.rate:
+                yield from _silence(packet, range(end, position), base)
+            yield _stamped(packet, position, samples, base)
+        if timeline.complete:
+            return
+
+
+def _silence(
+    packet: Packet[AudioStream], gap: range, base: Fraction
+) -> Iterator[Packet[AudioStream]]:
+    """Yield silent packets that fill the gap before the packet, to the nearest whole one."""
+    content = silence_like(packet.stream.codec_context, bytes(packet))
+    if content is None:
+        raise _CannotCopy
+    for position in range(gap.start, gap.stop - FRAME_SAMPLES // 2, FRAME_SAMPLES):
+        yield _stamped(Packet(content), position, FRAME_SAMPLES, base)
+
+
+def _stamped(
+    packet: Packet[Any], position: int, samples: int, base: Fraction
+) -> Packet[AudioStream]:
+    packet.time_base = base
+    packet.pts = packet.dts = position
+    packet.duration = samples
+    return packet
+
+
+def _mux(packet: Packet[AudioStream], target: OutputContainer) -> None:
+    try:
+        target.mux_one(packet)
+    except av.FFmpegError as error:
+        if isinstance(error, OSError | MemoryError):
+            raise
+        raise _CannotCopy from None
 
 
 class _Decodable:
@@ -264,16 +210,21 @@ class _Decodable:
             raise Refused("no_audio")
 
 
-def _encode(track: _Track, target: OutputContainer) -> None:
+def _encode(sound: _Sound, target: OutputContainer) -> None:
     """Decode and encode; a gap of the source is silence in the output."""
-    encoder = AacEncoder(target, track.stream.codec_context)
-    for packet in chain(track.packets(), [None]):
-        for frame in _decoded(track.stream, packet):
-            samples = frame.samples * track.rate // frame.sample_rate
-            position = track.timeline.place(track.stamp_of(frame.pts), samples)
-            if position is not None:
-                encoder.write(frame, Fraction(max(position, 0), track.rate))
-    encoder.close()
+    encoder: AacEncoder | None = None
+    for track, timeline in sound.tracks():
+        encoder = encoder or AacEncoder(target, track.stream.codec_context)
+        for packet in chain(track.packets(), [None]):
+            for frame in _decoded(track.stream, packet):
+                samples = frame.samples * timeline.rate // frame.sample_rate
+                position = timeline.place(track.stamp_of(frame.pts), samples)
+                if position is not None:
+                    encoder.write(frame, Fraction(max(position, 0), timeline.rate))
+            if timeline.complete:
+                break
+    if encoder:
+        encoder.close()
 
 
 def _decoded(stream: AudioStream, packet: Packet[AudioStream] | None) -> list[av.AudioFrame]:

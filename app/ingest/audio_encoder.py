@@ -11,7 +11,7 @@ from av.container import OutputContainer
 _BIT_RATE = 128_000
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _FORMAT = "fltp"
-_LEAST_SILENCE_SECONDS = 0.1
+LEAST_SILENCE_SECONDS = 0.1
 _SILENCE_SAMPLES = 8192
 
 
@@ -61,7 +61,7 @@ class AacEncoder:
         self._resampler = None
 
     def _fill_up_to(self, position: int) -> None:
-        if position - self._fifo.samples_written <= _LEAST_SILENCE_SECONDS * self._rate:
+        if position - self._fifo.samples_written <= LEAST_SILENCE_SECONDS * self._rate:
             return
         self._end_shape()
         self._shape = None

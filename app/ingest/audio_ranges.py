@@ -8,6 +8,7 @@ The result is an MP4 of one track: the index written anew, and the samples one a
 
 import asyncio
 import contextlib
+import hashlib
 import struct
 import time
 from collections import deque
@@ -22,11 +23,12 @@ from app.domain import DownloadStage
 from app.errors import DomainError
 from app.ingest.audio_index import AudioIndex, NoAudioIndex, read_audio_index
 from app.ingest.fetch import too_large
+from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.playlist import ByteRange
 from app.ingest.protocols import Progress, ReportProgress
-from app.ingest.range_plan import IN_FLIGHT, RangePlan, RangeRequest, plan_ranges
+from app.ingest.range_plan import IN_FLIGHT, RangePlan, RangeRequest, left_of, plan_ranges
 from app.ingest.range_source import RangeSource, RangesRefused, SourceChanged
-from app.storage.protocol import LocalFiles, StoredFileMeta
+from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,7 @@ _MOST_BYTES_AHEAD = 16 * 1024 * 1024
 _LATE_SECONDS = 0.02
 _TICK_SECONDS = 0.5
 _SHARE_BEFORE_JUDGED = 0.1
+_SECONDS_BEFORE_JUDGED = 1.0
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"})
 
 
@@ -55,37 +58,23 @@ class AudioOptions:
     least_whole_seconds: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedAudio:
-    """The object stored, and how many bytes it took from the source."""
-
-    stored: StoredFileMeta
-    fetched_bytes: int
-
-
 async def fetch_audio(
     source: RangeSource,
     scratch: LocalFiles,
-    key: str,
+    key_stem: str,
     report: ReportProgress,
     options: AudioOptions,
-) -> FetchedAudio:
-    """Store the file's audio as an MP4 under the key; on any error nothing of it is left.
+) -> FetchedFile:
+    """Store the file's audio as an MP4 under ``{key_stem}.mp4``; on any error nothing is left.
 
+    Goes on with what a killed attempt left under the stem, where the file is the same still.
     Raises `RangesRefused` with the reason where the whole file is the better, or the only way;
     what was read of it is then `RangeSource.begun`.
     """
-    progress = _Progress(source, report)
     try:
-        async with progress:
-            index = await _read_index(source, options)
-            plan = _plan(source, index)
-            if plan.fetched_bytes > options.max_bytes:
-                raise too_large()
-            progress.total_bytes = source.fetched_bytes + plan.fetched_bytes
-            parts = _Parts(source, index, plan, progress)
-            async with aclosing(parts.chunks()) as chunks:
-                stored = await scratch.store_file(key, chunks)
+        async with open_part(scratch, key_stem) as part, _Progress(source, report) as progress:
+            await _fetch_into(part, source, progress, options)
+            return await part.publish("mp4", source.fetched_bytes)
     except NoAudioIndex as refusal:
         raise RangesRefused(refusal.reason) from None
     except SourceChanged:
@@ -93,15 +82,33 @@ async def fetch_audio(
         raise RangesRefused("source_changed") from None
     finally:
         await source.close()
-    return FetchedAudio(stored, source.fetched_bytes)
 
 
-async def _read_index(source: RangeSource, options: AudioOptions) -> AudioIndex:
+async def _fetch_into(
+    part: Part, source: RangeSource, progress: "_Progress", options: AudioOptions
+) -> None:
+    """Read the index anew, which tells whether the part is of this version, and fetch the rest."""
+    found = await part.find(_name_of(source))
+    if found is not None:
+        progress.had_bytes, progress.total_bytes = part.size_bytes, found.size_bytes
+    index = await _read_index(source, options, resumed=found is not None)
+    await part.require(_version_of(source, index))
+    plan = _plan(source, index, part.size_bytes)
+    if part.size_bytes + plan.fetched_bytes > options.max_bytes:
+        raise too_large()
+    progress.had_bytes = part.size_bytes
+    progress.total_bytes = part.size_bytes + source.fetched_bytes + plan.fetched_bytes
+    parts = _Parts(source, index.header[part.size_bytes :], plan, progress)
+    async with aclosing(parts.chunks()) as chunks:
+        await part.append_all(chunks)
+
+
+async def _read_index(source: RangeSource, options: AudioOptions, *, resumed: bool) -> AudioIndex:
     head = await source.read_head(_HEAD_BYTES)
     if source.version is None or head[4:8] not in _FIRST_BOXES:
         raise RangesRefused("no_mp4")
     size_bytes = source.version.size_bytes
-    if size_bytes / source.link.bytes_per_second < options.least_whole_seconds:
+    if size_bytes / source.link.bytes_per_second < options.least_whole_seconds and not resumed:
         raise RangesRefused("small")
     moov = await _Boxes(source, head, size_bytes).moov()
     index = await read_audio_index(moov, size_bytes)
@@ -110,14 +117,32 @@ async def _read_index(source: RangeSource, options: AudioOptions) -> AudioIndex:
     return index
 
 
-def _plan(source: RangeSource, index: AudioIndex) -> RangePlan:
+def _version_of(source: RangeSource, index: AudioIndex) -> Version:
+    """Return what decides each byte of the new file: the old one's version, and its index."""
+    if source.version is None:
+        raise RangesRefused("no_ranges")
+    digest = hashlib.sha256(index.header)
+    digest.update(f"{source.version.validator} {source.version.size_bytes}".encode())
+    for span in index.spans:
+        digest.update(b" %d-%d" % (span.start, span.end))
+    return Version(_name_of(source), digest.hexdigest(), len(index.header) + index.audio_bytes)
+
+
+def _name_of(source: RangeSource) -> str:
+    return source_name("audio_ranges", source.location.url)
+
+
+def _plan(source: RangeSource, index: AudioIndex, had_bytes: int) -> RangePlan:
+    """Plan what is left; only who begins may still choose the whole file."""
     if source.version is None:
         raise RangesRefused("no_ranges")
     link = source.link
-    plan = plan_ranges(index.spans, source.version.size_bytes, link)
+    spans = tuple(left_of(index.spans, max(0, had_bytes - len(index.header))))
+    plan = plan_ranges(spans, source.version.size_bytes, link)
     log.info(
         "audio_ranges_planned",
         worth_it=plan.is_worth_it,
+        had_bytes=had_bytes,
         requests=len(plan.requests),
         planned_bytes=plan.fetched_bytes,
         audio_bytes=index.audio_bytes,
@@ -127,7 +152,7 @@ def _plan(source: RangeSource, index: AudioIndex) -> RangePlan:
         round_trip_ms=round(link.round_trip_seconds * 1000, 1),
         mb_per_second=round(link.bytes_per_second / 1e6, 1),
     )
-    if not plan.is_worth_it:
+    if not plan.is_worth_it and not had_bytes:
         raise RangesRefused("no_faster")
     return plan
 
@@ -189,13 +214,15 @@ class _Boxes:
 class _Progress:
     """Tells how much has arrived, also within a part that takes its time.
 
-    ``total_bytes`` is None until there is a plan: the whole file's size stands for it then.
+    ``had_bytes`` were there before.  ``total_bytes`` is None until there is a plan: the whole
+    file's size stands for it then.
     """
 
     def __init__(self, source: RangeSource, report: ReportProgress) -> None:
         self._source = source
         self._report = report
         self._ticking: asyncio.Task[None] | None = None
+        self.had_bytes = 0
         self.total_bytes: int | None = None
 
     async def __aenter__(self) -> Self:
@@ -209,11 +236,11 @@ class _Progress:
 
     async def tell(self) -> None:
         """Report now; raises what the receiver raises."""
-        received = self._source.received_bytes
+        done = self.had_bytes + self._source.received_bytes
         total = self.total_bytes or self._source.size_bytes
-        if received:
-            known = None if total is None else max(total, received)
-            await self._report(Progress(DownloadStage.FETCHING, received, known))
+        if done:
+            known = None if total is None else max(total, done)
+            await self._report(Progress(DownloadStage.FETCHING, done, known))
 
     async def _tick(self) -> None:
         """Report now and then; a receiver that has had enough tells the parts as well."""
@@ -224,24 +251,26 @@ class _Progress:
 
 
 class _Parts:
-    """The new file's bytes in order: the index, then the samples, many requests in flight."""
+    """The new file's bytes in order: the index (or its rest), then the samples, many requests in
+    flight.
+    """
 
     def __init__(
         self,
         source: RangeSource,
-        index: AudioIndex,
+        header: bytes,
         plan: RangePlan,
         progress: _Progress,
     ) -> None:
         self._source = source
-        self._index = index
+        self._header = header
         self._plan = plan
         self._progress = progress
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the file, or raise; `RangesRefused` where it goes slower than was planned."""
-        yield self._index.header
+        yield self._header
         began, done = time.monotonic(), 0
         upcoming, running = iter(self._plan.requests), _Running()
         try:
@@ -266,7 +295,7 @@ class _Parts:
     def _require_pace(self, seconds: float, done_bytes: int) -> None:
         """Give up early where the estimate was wrong and the whole file would be faster."""
         share = done_bytes / self._plan.fetched_bytes
-        if share < 1 and share >= _SHARE_BEFORE_JUDGED:
+        if share >= _SHARE_BEFORE_JUDGED and seconds >= _SECONDS_BEFORE_JUDGED:
             left_seconds = seconds / share - seconds
             if left_seconds > self._plan.whole_seconds:
                 raise RangesRefused("slower_than_planned")

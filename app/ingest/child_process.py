@@ -19,6 +19,8 @@ _TASKS = (
     "app.ingest.audio_index_child",
     "app.ingest.pages_child",
     "app.ingest.playlist_child",
+    "app.ingest.ytdlp_child",
+    "app.ingest.ytdlp_names_child",
 )
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38

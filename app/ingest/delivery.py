@@ -3,7 +3,8 @@
 The answer's fields are those that third-party clients read; every one may be missing or null.
 """
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -17,6 +18,7 @@ from app.ingest.guard import FetchedBody, GuardedClient, origin_of
 from app.ingest.http_failures import login_required, looks_like_login
 from app.ingest.panopto import RecordingLink, guid
 from app.ingest.protocols import MediaLocation, Segment
+from app.ingest.titles import printable_title
 
 _PATH = "/Panopto/Pages/Viewer/DeliveryInfo.aspx"
 _FORM = {
@@ -36,8 +38,8 @@ _NOT_ALLOWED = 405
 _TAG_ORDER = {"AUDIO": 0, "DV": 1, "SCREEN": 3, "OBJECT": 4}
 _UNKNOWN_TAG = 2
 _SILENT_TAGS = frozenset({"SCREEN", "OBJECT"})
-_MAX_TITLE_CHARACTERS = 500
 _SAME_SECONDS = 0.05
+_ROOM_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class _Stream(_Wire):
     stream_url: _Url = Field(alias="StreamUrl", default=None)
     http_url: _Url = Field(alias="StreamHttpUrl", default=None)
     file_type: str | None = Field(alias="ViewerMediaFileTypeName", default=None)
+    relative_start: float | None = Field(alias="RelativeStart", default=None)
     relative_end: float | None = Field(alias="RelativeEnd", default=None)
     relative_segments: tuple[_RelativeSegment, ...] | None = Field(
         alias="RelativeSegments", default=None
@@ -115,17 +118,14 @@ async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
     if answer.error_code or answer.session is None or answer.session.purged:
         raise _not_found()
     _require_ready(answer.session)
-    media = tuple(_Media(link, answer, answer.session, _cookie_header(fetched)).in_order())
+    # Who answered may be another than was asked: https for http, or the tenant's newer name.
+    tenant = dataclasses.replace(link, base_url=origin_of(fetched.url) or link.base_url)
+    media = tuple(_Media(tenant, answer, answer.session, _cookie_header(fetched)).in_order())
     if not media:
         raise _nothing_to_play(answer.session)
     session_id = link.session_id or guid(answer.session.public_id or answer.session_id or "")
-    return Delivery(session_id, _title(answer.session), answer.session.duration or None, media)
-
-
-def _title(session: _Session) -> str | None:
-    """Return the session's name as it can be stored: printable, at most 500 characters."""
-    printable = "".join(each if each.isprintable() else " " for each in session.name or "")
-    return printable.strip()[:_MAX_TITLE_CHARACTERS] or None
+    title = printable_title(answer.session.name)
+    return Delivery(session_id, title, answer.session.duration or None, media)
 
 
 def kind_of(url: str, file_type: str | None = None) -> str:
@@ -221,7 +221,7 @@ class _Media:
 
     def _of_kind(self, kind: str, streams: Iterable[_Stream]) -> Iterator[MediaLocation]:
         for stream in streams:
-            segments = _segments(stream)
+            segments = _segments(stream, self.session.duration)
             if stream.stream_url and kind_of(stream.stream_url, stream.file_type) == kind:
                 yield self._at(kind, stream.stream_url, segments)
             if stream.http_url and kind_of(stream.http_url) == kind:
@@ -237,13 +237,38 @@ def _tag_order(stream: _Stream) -> int:
     return _TAG_ORDER.get((stream.tag or "").upper(), _UNKNOWN_TAG)
 
 
-def _segments(stream: _Stream) -> tuple[Segment, ...]:
+def _segments(stream: _Stream, duration: float | None) -> tuple[Segment, ...]:
     """Return the stretches of a raw stream that the edited recording keeps; none where all."""
-    kept = sorted(stream.relative_segments or (), key=lambda segment: segment.relative_start or 0)
+    kept = sorted(_kept(stream), key=lambda segment: segment.relative_start or 0)
+    if _has_places(kept, duration):
+        return tuple(Segment(item.start, item.end, item.relative_start) for item in kept)
     if len(kept) == 1 and stream.relative_end is not None:
         whole = kept[0].start < _SAME_SECONDS
         if whole and abs(kept[0].end - stream.relative_end) < _SAME_SECONDS:
             return ()
-    return tuple(
-        Segment(max(0, item.start), item.end) for item in kept if item.end > max(0, item.start)
-    )
+    return tuple(Segment(item.start, item.end) for item in kept)
+
+
+def _kept(stream: _Stream) -> Iterator[_RelativeSegment]:
+    """Yield the stream's segments, or all of a stream that begins later than the recording."""
+    for item in stream.relative_segments or ():
+        if item.end > max(0, item.start):
+            yield item.model_copy(update={"start": max(0, item.start)})
+    start, end = stream.relative_start or 0, stream.relative_end or 0
+    if not stream.relative_segments and _SAME_SECONDS < start < end:
+        yield _RelativeSegment(Start=0, End=end - start, RelativeStart=start)
+
+
+def _has_places(kept: Sequence[_RelativeSegment], duration: float | None) -> bool:
+    """Tell whether the recording has silences around the segments, for which its length has room.
+
+    Where what is told of their places contradicts itself, they are one behind the other.
+    """
+    end, raw_end, has_gaps = 0.0, 0.0, False
+    for item in kept:
+        place = item.relative_start
+        if place is None or item.start < raw_end or place < end - _SAME_SECONDS:
+            return False
+        has_gaps = has_gaps or place > end + _SAME_SECONDS
+        end, raw_end = place + item.end - item.start, item.end
+    return has_gaps and duration is not None and end <= duration + _ROOM_SECONDS

@@ -1,35 +1,21 @@
-"""`LectureDownloader` for Panopto recordings and for direct media links.
+"""`LectureDownloader`: the sources say what and where, this fetches it by the cheapest way."""
 
-Which media is fetched: what the user gave (``stream_url``), else what DeliveryInfo offers, else the
-link itself where it is media.
-"""
+from collections.abc import Sequence
 
-import dataclasses
-import math
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit
-
-import httpx
 import structlog
 
 from app.domain import LectureFailure
-from app.errors import IngestFailed, InvalidInput
+from app.errors import IngestFailed
 from app.ingest.audio_ranges import AudioOptions, fetch_audio
-from app.ingest.delivery import Delivery, ask_delivery, kind_of
-from app.ingest.fetch import (
-    PATIENCE,
-    Patience,
-    discard_part,
-    fetch_file,
-    has_part,
-    require_media,
-)
-from app.ingest.guard import GuardedClient, content_type, origin_of
+from app.ingest.fetch import PATIENCE, Patience, fetch_file, whole_file_of
+from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
-from app.ingest.panopto import recording_link
+from app.ingest.http_failures import no_recording
+from app.ingest.part_file import discard_part, has_part
 from app.ingest.protocols import (
     DownloadedSource,
     LectureRequest,
+    LectureSource,
     MediaLocation,
     ReportProgress,
     ResolvedLecture,
@@ -37,24 +23,19 @@ from app.ingest.protocols import (
     Tier,
 )
 from app.ingest.range_source import RangeSource, RangesRefused
+from app.ingest.sources import resolve_by, sources_of
 from app.ingest.tracks import has_audio_track
 from app.settings import Settings
 from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
 
-_MEDIA_EXTENSIONS = frozenset(
-    {".mp4", ".m4a", ".m4v", ".mov", ".mp3", ".aac", ".webm", ".mkv", ".mka", ".ts"}
-    | {".ogg", ".oga", ".opus", ".wav", ".flac"}
-)
-_HLS_TYPES = frozenset(
-    {"application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl"}
-)
-_BINARY_TYPES = frozenset({"application/octet-stream", "binary/octet-stream", "application/mp4"})
-
 
 class PanoptoDownloader:
-    """Fetches one lecture's media; safe for use by any number of tasks."""
+    """Fetches lectures of Panopto tenants and of all other sources; safe for any number of tasks.
+
+    ``sources`` are asked in their order; left out, they are Panopto and direct media links.
+    """
 
     def __init__(
         self,
@@ -63,19 +44,25 @@ class PanoptoDownloader:
         panopto_hosts: tuple[str, ...] = (),
         max_source_bytes: int,
         patience: Patience = PATIENCE,
+        sources: Sequence[LectureSource] | None = None,
     ) -> None:
         self._client = client
-        self._panopto_hosts = panopto_hosts
+        if sources is None:
+            sources = sources_of(client, panopto_hosts=panopto_hosts)
+        self._sources = tuple(sources)
         self._max_source_bytes = max_source_bytes
         self._patience = patience
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "PanoptoDownloader":
         """Return a downloader with a client of its own; `close` ends both."""
+        client = GuardedClient(settings.fetch_allowed_private_hosts)
         return cls(
-            GuardedClient(settings.fetch_allowed_private_hosts),
-            panopto_hosts=settings.panopto_hosts,
+            client,
             max_source_bytes=settings.max_source_bytes,
+            sources=sources_of(
+                client, panopto_hosts=settings.panopto_hosts, extractors=settings.sources
+            ),
         )
 
     async def close(self) -> None:
@@ -83,23 +70,8 @@ class PanoptoDownloader:
         await self._client.close()
 
     async def resolve(self, request: LectureRequest) -> ResolvedLecture:
-        """Ask the source what and where the recording is.
-
-        With a stream URL, DeliveryInfo adds title and duration where it answers, and its failure
-        changes nothing.
-        """
-        if request.stream_url is None:
-            return await self._resolve_link(request)
-        stream = MediaLocation(await self._kind(request.stream_url), request.stream_url)
-        try:
-            delivery = await self._delivery(request)
-        except IngestFailed as error:
-            log.info("delivery_info_failed", failure=error.failure.value)
-            delivery = None
-        if delivery is None:
-            return ResolvedLecture(request.session_id, None, None, (stream,))
-        edited = dataclasses.replace(stream, segments=_segments_of(stream.url, delivery))
-        return _resolved(request, delivery, (edited,))
+        """Ask the sources, one after the other, what and where the recording is."""
+        return await resolve_by(self._sources, request)
 
     async def download(
         self,
@@ -147,32 +119,7 @@ class PanoptoDownloader:
                 size_bytes=source.size_bytes,
             )
             return source
-        raise failures[0] if failures else _no_recording()
-
-    async def _resolve_link(self, request: LectureRequest) -> ResolvedLecture:
-        delivery = await self._delivery(request)
-        if delivery:
-            return _resolved(request, delivery, delivery.media)
-        location = MediaLocation(await self._kind(request.panopto_url), request.panopto_url)
-        return ResolvedLecture(request.session_id, None, None, (location,))
-
-    async def _delivery(self, request: LectureRequest) -> Delivery | None:
-        try:
-            link = recording_link(request.panopto_url, self._panopto_hosts)
-        except InvalidInput:
-            raise _no_recording() from None
-        return await ask_delivery(self._client, link) if link else None
-
-    async def _kind(self, url: str) -> str:
-        """Tell a playlist from a file: by the extension, else by what the server says of it."""
-        if origin_of(url) is None:
-            raise _no_recording()
-        if kind_of(url) == "hls":
-            return "hls"
-        if PurePosixPath(urlsplit(url).path.lower()).suffix in _MEDIA_EXTENSIONS:
-            return "mp4"
-        async with self._client.stream("GET", url) as response:
-            return await _sniffed(response)
+        raise failures[0] if failures else no_recording()
 
     async def _fetch(
         self,
@@ -184,8 +131,9 @@ class PanoptoDownloader:
     ) -> DownloadedSource:
         if location.kind == "hls":
             return await self._fetch_hls(location, scratch, key_stem, report)
+        client = self._client.sending(location.headers)
         duration = _duration(location.segments) or lecture.duration_seconds
-        ranges = RangeSource(self._client, location, self._patience)
+        ranges = RangeSource(client, location, self._patience)
         try:
             if location.kind == "podcast":
                 raise RangesRefused("sound_alone")
@@ -193,7 +141,7 @@ class PanoptoDownloader:
         except RangesRefused as refusal:
             log.info("audio_ranges_refused", reason=refusal.reason)
         stored = await fetch_file(
-            self._client,
+            client,
             location,
             scratch,
             key_stem,
@@ -217,14 +165,13 @@ class PanoptoDownloader:
         key_stem: str,
         report: ReportProgress,
     ) -> DownloadedSource:
-        if await has_part(scratch, key_stem, location.url):
+        if await has_part(scratch, key_stem, whole_file_of(location)):
             raise RangesRefused("resumed")
-        key = f"{key_stem}.mp4"
         options = AudioOptions(self._max_source_bytes, exact_start=bool(location.segments))
-        audio = await fetch_audio(ranges, scratch, key, report, options)
+        audio = await fetch_audio(ranges, scratch, key_stem, report, options)
         return DownloadedSource(
-            key,
-            audio.stored.size_bytes,
+            audio.key,
+            audio.size_bytes,
             duration_seconds,
             location.segments,
             Tier.AUDIO_RANGES,
@@ -234,13 +181,13 @@ class PanoptoDownloader:
     async def _fetch_hls(
         self, location: MediaLocation, scratch: LocalFiles, key_stem: str, report: ReportProgress
     ) -> DownloadedSource:
-        stream = await open_stream(self._client, location)
-        extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
-        stored = await fetch_stream(
-            self._client,
+        client = self._client.sending(location.headers)
+        stream = await open_stream(client, location)
+        fetched = await fetch_stream(
+            client,
             stream,
             scratch,
-            f"{key_stem}.{extension}",
+            key_stem,
             report,
             max_bytes=self._max_source_bytes,
             patience=self._patience,
@@ -248,7 +195,13 @@ class PanoptoDownloader:
         duration = _duration(location.segments) or stream.playlist.duration_seconds
         tier = Tier.HLS_AUDIO if stream.is_rendition else Tier.HLS_VARIANT
         return DownloadedSource(
-            stored.key, stored.size_bytes, duration, location.segments, tier, stored.size_bytes
+            fetched.file.key,
+            fetched.file.size_bytes,
+            duration,
+            location.segments,
+            tier,
+            fetched.file.fetched_bytes,
+            fetched.runs,
         )
 
 
@@ -259,46 +212,9 @@ async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:
         raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
 
 
-async def _sniffed(response: httpx.Response) -> str:
-    media_type = content_type(response)
-    if media_type in _HLS_TYPES:
-        return "hls"
-    require_media(response)
-    if media_type.startswith(("video/", "audio/")):
-        return "mp4"
-    async for chunk in response.aiter_raw():
-        if chunk.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"#EXTM3U"):
-            return "hls"
-        if media_type in _BINARY_TYPES:
-            return "mp4"
-        break
-    raise _no_recording()
-
-
-def _resolved(
-    request: LectureRequest, delivery: Delivery, media: tuple[MediaLocation, ...]
-) -> ResolvedLecture:
-    session_id = request.session_id or delivery.session_id
-    return ResolvedLecture(session_id, delivery.title, delivery.duration_seconds, media)
-
-
-def _segments_of(stream_url: str, delivery: Delivery) -> tuple[Segment, ...]:
-    """Return how the tenant cuts the very stream that the user named; none where it is another."""
-    for location in delivery.media:
-        if _bare(location.url) == _bare(stream_url):
-            return location.segments
-    return ()
-
-
-def _bare(url: str) -> tuple[str, str]:
-    """Leave out the query: it carries signatures, which differ from answer to answer."""
-    parts = urlsplit(url)
-    return parts.netloc.lower(), parts.path
-
-
 def _duration(segments: tuple[Segment, ...]) -> float:
-    return math.fsum(segment.end_seconds - segment.start_seconds for segment in segments)
-
-
-def _no_recording() -> IngestFailed:
-    return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "No recording was found at the link.")
+    end = 0.0
+    for segment in segments:
+        start = end if segment.at_seconds is None else segment.at_seconds
+        end = start + segment.end_seconds - segment.start_seconds
+    return end

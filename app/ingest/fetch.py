@@ -11,28 +11,20 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
 
 import httpx
-import structlog
 
-from app.cancellation import ended
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.guard import GuardedClient, content_type
 from app.ingest.http_failures import login_required, looks_like_login
-from app.ingest.part_file import PartFile, Version, identity_of
+from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress
 from app.storage.batches import batched
 from app.storage.protocol import LocalFiles
-
-log = structlog.get_logger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -70,30 +62,12 @@ class _SourceChanged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """How far a file was read, and what is known of its version."""
-
-    offset: int = 0
-    size_bytes: int | None = None
-    validator: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Begun:
     """The first bytes of a file, had already, and the version that they are of."""
 
     head: bytes
     size_bytes: int
     validator: str
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedFile:
-    """The object stored, and how many bytes of it this attempt asked the source for."""
-
-    key: str
-    size_bytes: int
-    fetched_bytes: int
 
 
 async def fetch_file(
@@ -113,91 +87,49 @@ async def fetch_file(
     ``begun``.  Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED
     (transient) where the source keeps ending before its own Content-Length.
     """
-    part = _Part(await asyncio.to_thread(PartFile, scratch, key_stem), identity_of(location.url))
     body = _FileBody(client, location, report, max_bytes, patience)
-    try:
-        body.go_on(await part.go_on() or await part.begin_with(begun))
+    async with open_part(scratch, key_stem) as part:
+        version = await _go_on(part, whole_file_of(location), begun)
+        body.go_on(part.size_bytes, version)
         for _ in range(patience.restarts + 1):
             try:
-                fetched_bytes = await part.fill(body)
+                fetched_bytes = await _fill(part, body)
             except _SourceChanged:
                 body = _FileBody(client, location, report, max_bytes, patience)
                 await part.discard()
                 continue
-            return await part.publish(scratch, f"{key_stem}.mp4", fetched_bytes)
-    finally:
-        await part.discard()
+            return await part.publish("mp4", fetched_bytes)
     raise IngestFailed(
         LectureFailure.NETWORK, "The source keeps changing while it is read.", transient=True
     )
 
 
-async def has_part(scratch: LocalFiles, key_stem: str, url: str) -> bool:
-    """Whether an attempt before left a part of this source under the stem."""
-    part = await asyncio.to_thread(PartFile, scratch, key_stem)
-    return await _in_thread(part.belongs_to, identity_of(url))
+def whole_file_of(location: MediaLocation) -> str:
+    """Return the name of the location's file as a part's source."""
+    return source_name(location.kind, location.url)
 
 
-async def discard_part(scratch: LocalFiles, key_stem: str) -> None:
-    """Remove what is left of a part under the stem."""
-    part = await asyncio.to_thread(PartFile, scratch, key_stem)
-    await _in_thread(part.discard)
+async def _go_on(part: Part, source: str, begun: Begun | None) -> Version | None:
+    """Open the part where an attempt before stopped, or with the bytes that are here already."""
+    version = await part.find(source)
+    if version is None and begun is not None:
+        version = Version(source, begun.validator, begun.size_bytes)
+        await part.begin(version)
+        await part.append([begun.head])
+    return version
 
 
-class _Part:
-    """`PartFile` for a task: every call in a thread, and ended before it is let go."""
-
-    def __init__(self, part: PartFile, identity: str) -> None:
-        self._part = part
-        self._identity = identity
-        self._is_open = False
-
-    async def go_on(self) -> _Known | None:
-        """Return how far an earlier attempt came, and with which version."""
-        version = await _in_thread(self._part.go_on, self._identity)
-        if version is None:
-            return None
-        self._is_open = True
-        log.info("fetch_resumed", offset=self._part.size_bytes, size_bytes=version.size_bytes)
-        return _Known(self._part.size_bytes, version.size_bytes, version.validator)
-
-    async def begin_with(self, begun: Begun | None) -> _Known | None:
-        """Begin the part with the bytes that are here already."""
-        if begun is None:
-            return None
-        await self._begin(_Known(0, begun.size_bytes, begun.validator))
-        await _in_thread(self._part.append, [begun.head])
-        return _Known(len(begun.head), begun.size_bytes, begun.validator)
-
-    async def fill(self, body: _FileBody) -> int:
-        """Write what the body yields; return how many bytes that were."""
-        first = self._part.size_bytes if self._is_open else 0
-        async with aclosing(body.chunks()) as chunks:
-            async for batch in batched(chunks):
-                if not self._is_open:
-                    await self._begin(body.known)
-                await _in_thread(self._part.append, batch)
-        if not self._is_open:
-            await self._begin(body.known)
-        return self._part.size_bytes - first
-
-    async def publish(self, scratch: LocalFiles, key: str, fetched_bytes: int) -> FetchedFile:
-        """Make the part the object."""
-        path = await asyncio.to_thread(scratch.path_of, key)
-        await _in_thread(self._part.publish, path)
-        return FetchedFile(key, self._part.size_bytes, fetched_bytes)
-
-    async def discard(self) -> None:
-        """Leave nothing."""
-        self._is_open = False
-        await _in_thread(self._part.discard)
-
-    async def _begin(self, known: _Known) -> None:
-        version = None
-        if known.size_bytes is not None and known.validator is not None:
-            version = Version(self._identity, known.size_bytes, known.validator)
-        await _in_thread(self._part.begin, version)
-        self._is_open = True
+async def _fill(part: Part, body: _FileBody) -> int:
+    """Write what the body yields; return how many bytes that were."""
+    first = part.size_bytes
+    async with aclosing(body.chunks()) as chunks:
+        async for batch in batched(chunks):
+            if not part.is_open:
+                await part.begin(body.version)
+            await part.append(batch)
+    if not part.is_open:
+        await part.begin(body.version)
+    return part.size_bytes - first
 
 
 class _FileBody:
@@ -222,15 +154,17 @@ class _FileBody:
         self._validator: str | None = None
 
     @property
-    def known(self) -> _Known:
-        """How far it is, and of which version."""
-        return _Known(self._offset, self._total, self._validator)
+    def version(self) -> Version | None:
+        """Which version of the file it is; None where that cannot be told from others."""
+        if self._total is None or self._validator is None:
+            return None
+        return Version(whole_file_of(self._location), self._validator, self._total)
 
-    def go_on(self, known: _Known | None) -> None:
+    def go_on(self, offset: int, version: Version | None) -> None:
         """Begin where another left off."""
-        if known is not None:
-            self._offset, self._total = known.offset, known.size_bytes
-            self._validator = known.validator
+        if version is not None:
+            self._offset, self._total = offset, version.size_bytes
+            self._validator = version.validator
             self._require_size(self._total or 0)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -358,12 +292,3 @@ def validator_of(headers: Mapping[str, str]) -> str | None:
     if etag is not None:
         return None if etag.startswith("W/") else etag
     return headers.get("last-modified")
-
-
-async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run the call in a thread; where cancelled, it has ended all the same."""
-    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    finally:
-        await ended(running)

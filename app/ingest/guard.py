@@ -6,6 +6,7 @@ here, each judged anew, and credentials never travel with them to another origin
 """
 
 import asyncio
+import copy
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
@@ -153,6 +154,8 @@ class GuardedClient:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._allowed = frozenset(map(_normal_authority, allowed_private_hosts))
+        self.headers: Mapping[str, str] = HEADERS
+        """What goes with every request, to whatever host."""
         self._ssl_context = ssl_context or httpx.create_ssl_context()
         self._connect_timeout_seconds = connect_timeout_seconds
         self._backend = _JudgingBackend(self._allowed)
@@ -171,6 +174,15 @@ class GuardedClient:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
+    def sending(self, headers: Iterable[tuple[str, str]]) -> "GuardedClient":
+        """Return the same client, connections included, that sends these headers as well.
+
+        They go to whatever host it is asked for or redirected to: nothing secret may be in them.
+        """
+        other = copy.copy(self)
+        other.headers = {**self.headers, **dict(headers)}
+        return other
+
     @asynccontextmanager
     async def stream(
         self,
@@ -179,16 +191,19 @@ class GuardedClient:
         *,
         headers: Mapping[str, str] | None = None,
         cookie_header: str | None = None,
-        data: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | bytes | None = None,
         tolerate: Collection[int] = (),
+        max_redirects: int = _MAX_REDIRECTS,
     ) -> AsyncIterator[httpx.Response]:
-        """Open the answer, its body unread, after at most 5 redirects.
+        """Open the answer, its body unread, after at most ``max_redirects``; with 0 it may be one.
 
         A status of 400 or more raises, unless it is among ``tolerate``.  ``cookie_header`` and an
         Authorization header go to the URL's own origin (scheme, host, port) alone.
         """
         try:
-            response = await self._follow(method, url, dict(headers or {}), cookie_header, data)
+            response = await self._follow(
+                method, url, dict(headers or {}), cookie_header, data, max_redirects
+            )
             try:
                 if response.status_code >= 400 and response.status_code not in tolerate:
                     raise failure_of_status(response)
@@ -265,18 +280,19 @@ class GuardedClient:
         url: str,
         headers: dict[str, str],
         cookie_header: str | None,
-        data: Mapping[str, str] | None,
+        data: Mapping[str, str] | bytes | None,
+        max_redirects: int,
     ) -> httpx.Response:
         secrets = {"Cookie": cookie_header} if cookie_header else {}
         for name in [name for name in headers if name.lower() in {"authorization", "cookie"}]:
             secrets[name] = headers.pop(name)
         first = target = self._checked(url)
-        for _ in range(_MAX_REDIRECTS + 1):
+        for _ in range(max_redirects + 1):
             sent = secrets if target.origin == first.origin else {}
-            request = self._request(method, target, {**HEADERS, **headers, **sent}, data)
+            request = self._request(method, target, {**self.headers, **headers, **sent}, data)
             response = await self._client.send(request, stream=True)
             location = response.headers.get("location")
-            if response.status_code not in _REDIRECTS or location is None:
+            if response.status_code not in _REDIRECTS or location is None or not max_redirects:
                 return response
             await response.aclose()
             if response.status_code not in {307, 308} and method != "HEAD":
@@ -289,11 +305,12 @@ class GuardedClient:
         method: str,
         target: WebUrl,
         headers: dict[str, str],
-        data: Mapping[str, str] | None,
+        data: Mapping[str, str] | bytes | None,
     ) -> httpx.Request:
         """Build the request; where httpx reads another host in the text than we did, refuse."""
+        body: dict[str, Any] = {"content" if isinstance(data, bytes) else "data": data}
         try:
-            request = self._client.build_request(method, target.text, headers=headers, data=data)
+            request = self._client.build_request(method, target.text, headers=headers, **body)
         except (httpx.InvalidURL, UnicodeError):
             raise blocked() from None
         if origin_of(str(request.url)) != target.origin:

@@ -1,14 +1,17 @@
 """An HLS recording into one object: the audio rendition where there is one, segments in order.
 
 Segments (MPEG-TS or fMP4) are fetched a few at a time, each retried by itself, decrypted where they
-are AES-128, and written one after the other: the result plays as one file.
+are AES-128, and written one after the other: the result plays as one file.  A segment is a piece of
+the part that a killed worker's successor goes on with.
 """
 
 import asyncio
+import hashlib
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -20,9 +23,10 @@ from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.fetch import PATIENCE, Patience, require_media_type, too_large
 from app.ingest.guard import GuardedClient, origin_of
+from app.ingest.part_file import FetchedFile, Version, open_part, source_name
 from app.ingest.playlist import MasterPlaylist, MediaPlaylist, Part, SegmentKey, parse_playlist
-from app.ingest.protocols import MediaLocation, Progress, ReportProgress
-from app.storage.protocol import LocalFiles, StoredFileMeta
+from app.ingest.protocols import MediaLocation, Progress, ReportProgress, Run
+from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +34,7 @@ _MAX_PLAYLIST_BYTES = 8 * 1024 * 1024
 _MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 _MAX_CHOICES = 4
 _IN_FLIGHT = 8
+_MOST_BYTES_AHEAD = 32 * 1024 * 1024
 _BOX_TYPES = frozenset({b"ftyp", b"moov", b"styp", b"free"})
 
 
@@ -45,6 +50,14 @@ class HlsStream:
         """Return the cookie where the URL is on the playlist's own origin, else None."""
         same = origin_of(url) == origin_of(self.location.url)
         return self.location.cookie_header if same else None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedStream:
+    """The stored object, and where in it further runs begin (see `Run`)."""
+
+    file: FetchedFile
+    runs: tuple[Run, ...]
 
 
 async def open_stream(client: GuardedClient, location: MediaLocation) -> HlsStream:
@@ -70,16 +83,31 @@ async def fetch_stream(
     client: GuardedClient,
     stream: HlsStream,
     scratch: LocalFiles,
-    key: str,
+    key_stem: str,
     report: ReportProgress,
     *,
     max_bytes: int,
     patience: Patience = PATIENCE,
-) -> StoredFileMeta:
-    """Store all segments, in order, under the key; on any error nothing of it is left."""
-    parts = _Parts(client, stream, report, max_bytes, patience)
-    async with aclosing(parts.chunks()) as chunks:
-        return await scratch.store_file(key, chunks)
+) -> FetchedStream:
+    """Store all segments, in order, under ``{key_stem}.ts`` or, where they are fMP4, ``.mp4``.
+
+    Goes on after the last whole segment that a killed attempt left under the stem, where the
+    playlist is the same; on any error nothing of it is left.
+    """
+    version = Version(source_name("hls", stream.location.url), _fingerprint(stream.playlist), None)
+    async with open_part(scratch, key_stem) as part:
+        await part.require(version)
+        if len(part.ends) > len(stream.playlist.parts):
+            await part.begin(version)
+        had = _Had(len(part.ends), part.size_bytes)
+        segments = _Segments(client, stream, report, max_bytes, patience, had)
+        async with aclosing(segments.bodies()) as bodies:
+            async for body in bodies:
+                await part.append_piece(body)
+        runs = tuple(_runs(stream.playlist, part.ends))
+        extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
+        fetched_bytes = segments.received_bytes - had.size_bytes
+        return FetchedStream(await part.publish(extension, fetched_bytes), runs)
 
 
 async def _first_of(
@@ -121,8 +149,72 @@ async def _load(
     return await parse_playlist(text, fetched.url)
 
 
-class _Parts:
-    """The bytes of a playlist's parts in order, the next ones on their way meanwhile."""
+def _runs(playlist: MediaPlaylist, ends: Sequence[int]) -> Iterator[Run]:
+    """Yield where the discontinuities are, in the bytes of the parts that end there."""
+    start_byte, start_seconds = 0, 0.0
+    for part, end in zip(playlist.parts, ends, strict=True):
+        if part.starts_run:
+            yield Run(start_byte, start_seconds)
+        start_byte, start_seconds = end, start_seconds + part.duration_seconds
+
+
+def _fingerprint(playlist: MediaPlaylist) -> str:
+    """Return what tells the playlist from one that would make another file.
+
+    Signatures in queries change from answer to answer; they count only where nothing else tells
+    the parts apart.
+    """
+    parts = [_unsigned(part) for part in playlist.parts]
+    if len(set(parts)) < len(set(playlist.parts)):
+        parts = list(playlist.parts)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _unsigned(part: Part) -> Part:
+    key = part.key and replace(part.key, url=part.key.url.partition("?")[0])
+    return replace(part, url=part.url.partition("?")[0], key=key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Had:
+    """What is there of the stream already."""
+
+    parts: int
+    size_bytes: int
+
+
+class _Room:
+    """The memory for parts that wait: all but the first in line stop where it is used up."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._held: dict[int, int] = {}
+        self._changed = asyncio.Condition()
+
+    async def take(self, number: int, count: int) -> None:
+        """Hold so many bytes more of a part, and wait until more may come."""
+        self._held[number] = self._held.get(number, 0) + count
+        async with self._changed:
+            await self._changed.wait_for(lambda: number == self._first or self._has_room)
+
+    def forget(self, number: int) -> None:
+        """Hold nothing of a part that will be fetched again."""
+        self._held.pop(number, None)
+
+    async def advance(self) -> None:
+        """Let go of the first in line; the next takes its place."""
+        async with self._changed:
+            self.forget(self._first)
+            self._first += 1
+            self._changed.notify_all()
+
+    @property
+    def _has_room(self) -> bool:
+        return sum(self._held.values()) <= _MOST_BYTES_AHEAD
+
+
+class _Segments:
+    """A playlist's parts in order, from some part on, the next ones on their way meanwhile."""
 
     def __init__(
         self,
@@ -131,38 +223,44 @@ class _Parts:
         report: ReportProgress,
         max_bytes: int,
         patience: Patience,
+        had: _Had,
     ) -> None:
         self._client = client
         self._stream = stream
         self._report = report
         self._max_bytes = max_bytes
         self._patience = patience
-        self._received = 0
-        self._done_seconds = 0.0
-        self._done_bytes = 0
+        self._first = had.parts
+        self.received_bytes = had.size_bytes
+        """What was there already, and what has arrived since."""
+        parts = stream.playlist.parts[: had.parts]
+        self._done_seconds = math.fsum(part.duration_seconds for part in parts)
+        self._done_bytes = had.size_bytes
+        self._room = _Room(had.parts)
         self._keys: dict[str, asyncio.Future[bytes]] = {}
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def bodies(self) -> AsyncGenerator[bytes, None]:
         """Yield one part after the other, or raise."""
-        upcoming = iter(self._stream.playlist.parts)
-        running = deque(self._start(part) for part in islice(upcoming, _IN_FLIGHT))
+        upcoming = islice(enumerate(self._stream.playlist.parts), self._first, None)
+        running = deque(self._start(*each) for each in islice(upcoming, _IN_FLIGHT))
         try:
             while running:
                 body = await running[0]
                 running.popleft()
-                running.extend(self._start(part) for part in islice(upcoming, 1))
+                running.extend(self._start(*each) for each in islice(upcoming, 1))
                 yield body
+                await self._room.advance()
         finally:
             await _stop([*running, *self._keys.values()])
 
-    def _start(self, part: Part) -> asyncio.Task[bytes]:
-        return asyncio.create_task(self._part(part))
+    def _start(self, number: int, part: Part) -> asyncio.Task[bytes]:
+        return asyncio.create_task(self._part(number, part))
 
-    async def _part(self, part: Part) -> bytes:
+    async def _part(self, number: int, part: Part) -> bytes:
         """Fetch a part, again where that may help, and decrypt it."""
         if part.is_gap:
             return b""
-        body = await self._retried(partial(self._fetch, part))
+        body = await self._retried(partial(self._fetch, number, part))
         self._done_seconds += part.duration_seconds
         self._done_bytes += len(body)
         return _decrypted(part, body, await self._key(part.key)) if part.key else body
@@ -178,7 +276,8 @@ class _Parts:
                     raise
                 await self._patience.wait(tries, error)
 
-    async def _fetch(self, part: Part) -> bytes:
+    async def _fetch(self, number: int, part: Part) -> bytes:
+        self._room.forget(number)
         wanted = part.byte_range
         headers = {"Range": wanted.header} if wanted else None
         fetched = await self._client.read(
@@ -188,16 +287,18 @@ class _Parts:
             headers=headers,
             cookie_header=self._stream.cookie_for(part.url),
             expect_partial=wanted is not None,
-            on_bytes=self._arrived,
+            on_bytes=partial(self._arrived, number),
         )
         require_media_type(fetched.content_type, fetched.url)
         return fetched.body
 
-    async def _arrived(self, count: int) -> None:
-        self._received += count
-        if self._received > self._max_bytes:
+    async def _arrived(self, number: int, count: int) -> None:
+        self.received_bytes += count
+        if self.received_bytes > self._max_bytes:
             raise too_large()
-        await self._report(Progress(DownloadStage.FETCHING, self._received, self._total_bytes()))
+        total_bytes = self._total_bytes()
+        await self._report(Progress(DownloadStage.FETCHING, self.received_bytes, total_bytes))
+        await self._room.take(number, count)
 
     def _total_bytes(self) -> int | None:
         """Return the size where the playlist tells it, else what the segments so far foretell."""
@@ -205,7 +306,7 @@ class _Parts:
         if playlist.total_bytes is not None or self._done_seconds <= 0:
             return playlist.total_bytes
         share = min(1.0, self._done_seconds / playlist.duration_seconds)
-        return max(self._received, round(self._done_bytes / share))
+        return max(self.received_bytes, round(self._done_bytes / share))
 
     async def _key(self, key: SegmentKey) -> bytes:
         """Fetch each key once, however many segments wait for it."""

@@ -44,6 +44,11 @@ def login_required() -> IngestFailed:
     return IngestFailed(LectureFailure.LOGIN_REQUIRED, LOGIN_ADVICE)
 
 
+def no_recording() -> IngestFailed:
+    """Return the failure of a link that leads to nothing that can be fetched."""
+    return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "No recording was found at the link.")
+
+
 def failure_of_status(response: httpx.Response) -> IngestFailed:
     """Return what a status of 400 or more means."""
     status = response.status_code

@@ -5,15 +5,21 @@ server: a ``tid`` link stays a ``tid`` link until DeliveryInfo has told its sess
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
 from app.errors import InvalidInput
 from app.ingest.protocols import SourceIdentity
-from app.ingest.web_url import MAX_URL_CHARACTERS, WebUrl, parse_web_url
+from app.ingest.web_url import MAX_URL_CHARACTERS, WebUrl, ascii_host, parse_web_url
 
 _TENANT_SUFFIXES = (".panopto.com", ".panopto.eu")
-_GUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE)
+_GUID = re.compile(
+    # Whatever an editor or a messenger put behind it begins with what no GUID has.
+    r"[\"']?\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?(?:[\"'/?;&#\s].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 _VIEWERS = frozenset(
     {
         "/panopto/pages/viewer.aspx",
@@ -25,6 +31,8 @@ _DELIVERY = "/panopto/pages/viewer/deliveryinfo.aspx"
 _LOGIN = "/panopto/pages/auth/login.aspx"
 _FOLDER = "/panopto/pages/sessions/list.aspx"
 _PODCAST = re.compile(r"/panopto/podcast/[a-z]+/([^/]+?)(?:\.[a-z0-9]{1,4})?")
+_PODCAST_FEED = "/panopto/podcast/podcast.ashx"
+_RETURN_URL = re.compile("(?:^|&)returnurl=([^&?]+)([?][^#]*)?", re.IGNORECASE)
 _MAX_WRAPPINGS = 5
 
 
@@ -73,10 +81,7 @@ def _link(url: WebUrl, panopto_hosts: tuple[str, ...], wrappings: int = 0) -> Re
         return None
     path = _path(url)
     query = _query(url.parts.query)
-    if path == _FOLDER or (path not in _VIEWERS and "folderid" in url.parts.fragment.lower()):
-        raise _refused("This is the link of a folder. Paste the link of one recording.")
-    if path == _LOGIN and "returnurl" in query and wrappings < _MAX_WRAPPINGS:
-        inner = _joined(url.text, _unescaped(query["returnurl"][0]).strip())
+    if path == _LOGIN and wrappings < _MAX_WRAPPINGS and (inner := _return_url(url)):
         return _link(parse_web_url(inner, "panoptoUrl"), panopto_hosts, wrappings + 1)
     if podcast := _PODCAST.fullmatch(path):
         session_id = guid(podcast[1])
@@ -85,7 +90,33 @@ def _link(url: WebUrl, panopto_hosts: tuple[str, ...], wrappings: int = 0) -> Re
         query.setdefault("id", query.get("deliveryid", []))
     if path in _VIEWERS or path == _DELIVERY:
         return _viewer_link(url.origin, query)
+    if path.startswith("/panopto/"):
+        _refuse_lists(path, query, url.parts.fragment.lower())
     return None
+
+
+def _refuse_lists(path: str, query: dict[str, list[str]], fragment: str) -> None:
+    """Raise where the page, which is none of one recording, is one of many."""
+    if path in {_FOLDER, _PODCAST_FEED} or "folderid" in query or "folderid" in fragment:
+        raise _refused("This is the link of a folder. Paste the link of one recording.")
+    if "pid" in query:
+        raise _refused("This is the link of a playlist. Paste the link of one recording.")
+
+
+def _return_url(url: WebUrl) -> str | None:
+    """Return where a login leads back to, however often it was escaped; None where nowhere.
+
+    One that was not escaped at all goes on to the end of the query.
+    """
+    match = _RETURN_URL.search(_unescaped(url.parts.query))
+    if match is None:
+        return None
+    target = match[1] + (match[2] or "")
+    for _ in range(_MAX_WRAPPINGS):
+        if target.startswith("/") or "://" in target:
+            break
+        target = unquote(target)
+    return _joined(url.text, _unescaped(target).strip())
 
 
 def _viewer_link(base_url: str, query: dict[str, list[str]]) -> RecordingLink:
@@ -105,11 +136,21 @@ def _viewer_link(base_url: str, query: dict[str, list[str]]) -> RecordingLink:
 def _is_tenant(url: WebUrl, panopto_hosts: tuple[str, ...]) -> bool:
     if url.host.endswith(_TENANT_SUFFIXES):
         return True
-    return (
-        url.authority in panopto_hosts
-        or url.authority_with_port in panopto_hosts
-        or (url.host in panopto_hosts)
-    )
+    tenants = _tenants(panopto_hosts)
+    # A link without a port may be http or https, and means the same.
+    ports = (80, 443) if url.port is None else (url.port,)
+    return (url.host, None) in tenants or any((url.host, port) in tenants for port in ports)
+
+
+@lru_cache(maxsize=8)
+def _tenants(panopto_hosts: tuple[str, ...]) -> frozenset[tuple[str, int | None]]:
+    """Return host and port (None: any) of each entry, spelled as those of a checked URL are."""
+    tenants = set()
+    for entry in panopto_hosts:
+        parts = urlsplit(f"//{entry}")
+        with suppress(ValueError):  # What is no host's name is no link's either.
+            tenants.add((ascii_host(parts.hostname or ""), parts.port))
+    return frozenset(tenants)
 
 
 def _path(url: WebUrl) -> str:

@@ -1,118 +1,276 @@
-"""A file that is being fetched, kept where a killed worker's successor can go on with it.
+"""What is being fetched, kept where a killed worker's successor can go on with it.
 
-Beside the part lies a note: which source it is, which version of it, and the part's inode.  One
-inode holds bytes of one version alone, each written at its own place: a worker that lost its lease
-and writes on can only write what is there already, and whoever begins anew begins a new inode.
+Beside the part lies a note: what its bytes are of, in which version, and the part's inode; behind
+that, where each piece ends, for sources that come in pieces.  One inode holds bytes of one version
+alone, each written at its own place, and so do the ends: a worker that lost its lease and writes on
+can only write what is there already, and whoever begins anew begins new inodes.
 """
 
+import asyncio
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+import structlog
+from pydantic import TypeAdapter
+
+from app.cancellation import ended
+from app.storage.batches import batched
 from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
 
-_PART = ".mp4.part"
-_NOTE = ".mp4.note"
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PART = ".part"
+_NOTE = ".note"
+_END = struct.Struct(">Q")
+_MAX_NOTE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a source: ``identity`` names the source, the rest tells it from others."""
+    """One version of what a part's bytes are of.
 
-    identity: str
-    size_bytes: int
+    ``source`` names it (`source_name`), ``validator`` tells this version from others.
+    ``size_bytes`` None: only the end will tell.  Such bytes come in pieces, and an attempt goes on
+    after the last whole one; any other goes on after the last byte.
+    """
+
+    source: str
     validator: str
+    size_bytes: int | None
 
 
-def identity_of(url: str) -> str:
-    """Return what names a source; signatures in the query change from answer to answer."""
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """The object stored, and how many bytes this attempt took from the source for it."""
+
+    key: str
+    size_bytes: int
+    fetched_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    inode: int
+    version: Version
+
+
+_NOTES: TypeAdapter[_Note] = TypeAdapter(_Note)
+
+
+def source_name(way: str, url: str) -> str:
+    """Name a source by the way it is fetched, which decides what the bytes are, and by its URL.
+
+    Signatures in the query change from answer to answer.
+    """
     parts = urlsplit(url)
-    return hashlib.sha256(f"{parts.netloc.lower()}{parts.path}".encode()).hexdigest()
+    address = hashlib.sha256(f"{parts.netloc.lower()}{parts.path}".encode()).hexdigest()
+    return f"{way}:{address}"
 
 
 class PartFile:
-    """The part of one attempt, named by the stem of its key.  Every call blocks."""
+    """The part of one attempt, named by the stem of its key.  Every call blocks.
+
+    ``size_bytes`` is how much of it there is, ``ends`` where each of its pieces ends.
+    """
 
     def __init__(self, scratch: LocalFiles, stem: str) -> None:
-        self._part = scratch.path_of(f"{stem}{_PART}")
-        self._note = scratch.path_of(f"{stem}{_NOTE}")
-        self._file: int | None = None
+        self._part_path = scratch.path_of(f"{stem}{_PART}")
+        self._note_path = scratch.path_of(f"{stem}{_NOTE}")
+        self._part: int | None = None
+        self._note: int | None = None
+        self._ends_at = 0
+        self.version: Version | None = None
         self.size_bytes = 0
+        self.ends: list[int] = []
 
-    def go_on(self, identity: str) -> Version | None:
-        """Open what an attempt before left of the source; else leave nothing and return None."""
-        with errors_of_writing():
-            version = self._noted(identity)
-            if version is None:
-                self.discard()
-            return version
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to append to."""
+        return self._part is not None
 
-    def belongs_to(self, identity: str) -> bool:
-        """Whether an attempt before left something of the source."""
-        try:
-            return self._noted(identity) is not None
-        finally:
-            self._close()
+    def find(self, source: str) -> Version | None:
+        """Open what an attempt before left of the source; what it left of another stays as it is.
+
+        What makes no sense is nothing.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            self._open_found(source)
+            return self.version
+        self.close()
+        return None
 
     def begin(self, version: Version | None) -> None:
-        """Open an empty part.  Without a version, nobody can go on with it."""
+        """Open an empty part in place of any other; nobody can go on without a version."""
         with errors_of_writing():
             self.discard()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            self._file = os.open(self._part, flags, 0o600)
-            self.size_bytes = 0
+            self._part = _create(self._part_path)
+            self.version = version
             if version is not None:
-                note = {"inode": os.fstat(self._file).st_ino, **asdict(version)}
-                self._note.write_text(json.dumps(note))
+                self._note = _create(self._note_path)
+                note = _NOTES.dump_json(_Note(os.fstat(self._part).st_ino, version)) + b"\n"
+                self._ends_at = _write(self._note, note, 0)
 
     def append(self, batch: Sequence[bytes]) -> None:
         """Write the bytes that come next, each at its own place."""
-        if self._file is None:
+        if self._part is None:
             raise ValueError("the part is not open")
         with errors_of_writing():
             for chunk in batch:
-                rest = memoryview(chunk)
-                while rest:
-                    written = os.pwrite(self._file, rest, self.size_bytes)
-                    self.size_bytes += written
-                    rest = rest[written:]
+                self.size_bytes += _write(self._part, chunk, self.size_bytes)
+
+    def append_piece(self, piece: bytes) -> None:
+        """Write a whole piece, and then where it ends."""
+        self.append([piece])
+        if self._note is not None:
+            with errors_of_writing():
+                end = _END.pack(self.size_bytes)
+                _write(self._note, end, self._ends_at + len(self.ends) * _END.size)
+        self.ends.append(self.size_bytes)
 
     def publish(self, path: Path) -> None:
-        """Make the part the file at the path."""
+        """Make the part the file at the path; what lies behind its bytes is not of it."""
+        if self._part is None:
+            raise ValueError("the part is not open")
         with errors_of_writing():
-            self._part.replace(path)
-            self.discard()
+            os.ftruncate(self._part, self.size_bytes)
+            self._part_path.replace(path)
+            self._note_path.unlink(missing_ok=True)
+            self.close()
 
     def discard(self) -> None:
-        """Close and remove what is there."""
-        self._close()
-        self._part.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        """Close and remove what is there, whatever it is of."""
+        self.close()
+        # In this order: no note outlives its part, whose inode's number may be given again.
+        self._note_path.unlink(missing_ok=True)
+        self._part_path.unlink(missing_ok=True)
 
-    def _close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    def close(self) -> None:
+        """Let go of what is open, and leave it where it is."""
+        for file in (self._part, self._note):
+            if file is not None:
+                os.close(file)
+        self._part = self._note = self.version = None
+        self.size_bytes, self.ends = 0, []
 
-    def _noted(self, identity: str) -> Version | None:
-        """Open the part where its note tells that it is one of this source."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            note = json.loads(self._note.read_text())
-            inode = note.pop("inode")
-            version = Version(**note)
-            self._file = os.open(self._part, os.O_WRONLY | os.O_NOFOLLOW)
-            found = os.fstat(self._file)
-            self.size_bytes = found.st_size
-            same = (found.st_ino, version.identity) == (inode, identity)
-            if same and 0 < found.st_size <= version.size_bytes:
-                return version
-        return None
+    def _open_found(self, source: str) -> None:
+        """Open part and note, or raise where they are not of the source."""
+        self._note = os.open(self._note_path, os.O_RDWR | os.O_NOFOLLOW)
+        self._part = os.open(self._part_path, os.O_WRONLY | os.O_NOFOLLOW)
+        line, _, ends = os.pread(self._note, _MAX_NOTE_BYTES, 0).partition(b"\n")
+        note = _NOTES.validate_json(line, strict=True)
+        found = os.fstat(self._part)
+        if (note.inode, note.version.source) != (found.st_ino, source):
+            raise ValueError("the part is of another source")
+        self._ends_at = len(line) + 1
+        self.version, self.size_bytes = note.version, found.st_size
+        if note.version.size_bytes is None:
+            self.ends = _ends_of_whole(ends, found.st_size)
+            self.size_bytes = self.ends[-1] if self.ends else 0
+        if not 0 < self.size_bytes <= (note.version.size_bytes or found.st_size):
+            raise ValueError("the part has nothing of use, or too much")
+
+
+class Part:
+    """`PartFile` for a task: every call in a thread, and ended before it is let go."""
+
+    def __init__(self, scratch: LocalFiles, stem: str, file: PartFile) -> None:
+        self._scratch = scratch
+        self._stem = stem
+        self._file = file
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to append to."""
+        return self._file.is_open
+
+    @property
+    def size_bytes(self) -> int:
+        """How much there is."""
+        return self._file.size_bytes
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """Where each of its pieces ends."""
+        return self._file.ends
+
+    async def find(self, source: str) -> Version | None:
+        """Open what an attempt before left of the source, and return which version it is of."""
+        version = await _in_thread(self._file.find, source)
+        if version is not None:
+            log.info("part_found", way=source.partition(":")[0], size_bytes=self.size_bytes)
+        return version
+
+    async def begin(self, version: Version | None) -> None:
+        """Open an empty part in place of any other; nobody can go on without a version."""
+        await _in_thread(self._file.begin, version)
+
+    async def require(self, version: Version) -> None:
+        """Go on with what was left of this very version, else begin anew."""
+        if not self.is_open:
+            await self.find(version.source)
+        if self._file.version != version:
+            await self.begin(version)
+
+    async def append(self, batch: Sequence[bytes]) -> None:
+        """Write the bytes that come next."""
+        await _in_thread(self._file.append, batch)
+
+    async def append_all(self, chunks: AsyncIterator[bytes]) -> None:
+        """Write the stream, batch by batch."""
+        async for batch in batched(chunks):
+            await self.append(batch)
+
+    async def append_piece(self, piece: bytes) -> None:
+        """Write a whole piece, after which a successor may go on."""
+        await _in_thread(self._file.append_piece, piece)
+
+    async def publish(self, extension: str, fetched_bytes: int) -> FetchedFile:
+        """Make the part the object ``{stem}.{extension}``; so many bytes are of this attempt."""
+        published = FetchedFile(f"{self._stem}.{extension}", self.size_bytes, fetched_bytes)
+        path = await asyncio.to_thread(self._scratch.path_of, published.key)
+        await _in_thread(self._file.publish, path)
+        return published
+
+    async def discard(self) -> None:
+        """Leave nothing."""
+        await _in_thread(self._file.discard)
+
+
+@contextlib.asynccontextmanager
+async def open_part(scratch: LocalFiles, stem: str) -> AsyncIterator[Part]:
+    """Lend the stem's part; what is open at the end, and so was not published, is removed."""
+    part = Part(scratch, stem, await asyncio.to_thread(PartFile, scratch, stem))
+    try:
+        yield part
+    finally:
+        if part.is_open:
+            await part.discard()
+
+
+async def has_part(scratch: LocalFiles, stem: str, source: str) -> bool:
+    """Whether an attempt before left a part of this source under the stem."""
+    file = await asyncio.to_thread(PartFile, scratch, stem)
+    try:
+        return await _in_thread(file.find, source) is not None
+    finally:
+        await _in_thread(file.close)
+
+
+async def discard_part(scratch: LocalFiles, stem: str) -> None:
+    """Remove what is left of a part under the stem, whatever it is of."""
+    file = await asyncio.to_thread(PartFile, scratch, stem)
+    await _in_thread(file.discard)
 
 
 def is_part(key: str) -> bool:
@@ -126,5 +284,36 @@ def hand_over(scratch: LocalFiles, key: str, stem: str) -> None:
     Part and note may be taken by different attempts: the note names the part's inode.
     """
     suffix = _PART if key.endswith(_PART) else _NOTE
-    with contextlib.suppress(FileNotFoundError), errors_of_writing():
+    with errors_of_writing(), contextlib.suppress(FileNotFoundError):
         scratch.path_of(key).replace(scratch.path_of(f"{stem}{suffix}"))
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
+def _write(file: int, content: bytes, offset: int) -> int:
+    """Write all of it at the offset, and return how much that was."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(file, rest, offset)
+        offset, rest = offset + written, rest[written:]
+    return len(content)
+
+
+def _ends_of_whole(ends: bytes, found_bytes: int) -> list[int]:
+    """Return where the pieces end that are there; the last end may have been cut short."""
+    whole = ends[: len(ends) - len(ends) % _END.size]
+    told = [end for (end,) in _END.iter_unpack(whole)]
+    if told != sorted(told):
+        raise ValueError("pieces end in their order")
+    return [end for end in told if end <= found_bytes]
+
+
+async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run the call in a thread; where cancelled, it has ended all the same."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await ended(running)

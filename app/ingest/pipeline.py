@@ -72,6 +72,7 @@ class AudioPipeline:
                 self._scratch.path_of(source.key),
                 self._scratch.path_of(audio_key),
                 source.segments,
+                runs=source.runs,
                 timeout_seconds=self._extract_timeout_seconds,
             )
         finally:

@@ -42,7 +42,10 @@ class SegmentKey:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A media segment, an initialisation section (which lasts 0 s), or a gap that nothing fills."""
+    """A media segment, an initialisation section (which lasts 0 s), or a gap that nothing fills.
+
+    ``starts_run``: from here on timestamps and codec settings have nothing to do with those before.
+    """
 
     url: str
     duration_seconds: float
@@ -50,6 +53,7 @@ class Part:
     key: SegmentKey | None = None
     is_init: bool = False
     is_gap: bool = False
+    starts_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

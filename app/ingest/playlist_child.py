@@ -52,15 +52,19 @@ def _media(playlist: Any, url: str) -> dict[str, Any]:
     for segment in playlist.segments:
         key = _key(segment, url)
         section = _init(segment.init_section, url, key)
-        if section and (init is None or _place(section) != _place(init)):
-            init = section
-            parts.append(section)
+        is_new = section is not None and (init is None or _place(section) != _place(init))
+        starts_run = bool(parts) and bool(segment.discontinuity or is_new)
+        init = section if is_new else init
+        if init and (is_new or starts_run):
+            # Once more where it is the same: each run is to be readable by itself.
+            parts.append(init | {"starts_run": starts_run})
+            starts_run = False
         target = urljoin(url, segment.uri)
         byte_range = _byte_range(segment.byterange, ends.get(target, 0))
         if byte_range:
             ends[target] = byte_range["start"] + byte_range["length"]
         part = _part(target, _seconds(segment.duration), byte_range, key, is_init=False)
-        parts.append(part | {"is_gap": bool(segment.gap_tag)})
+        parts.append(part | {"is_gap": bool(segment.gap_tag), "starts_run": starts_run})
     breaks = sum(1 for segment in playlist.segments if segment.discontinuity)
     return {"parts": parts, "ended": bool(playlist.is_endlist), "discontinuities": breaks}
 

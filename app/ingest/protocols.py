@@ -1,7 +1,7 @@
 """The seams of the pipeline: what a downloader and an extractor promise each other.
 
-A further source (YouTube, Drive, …) is another `LectureDownloader`; a further codec path is
-another `AudioExtractor`.  Neither knows rows, jobs or GraphQL.
+A further place where recordings are (YouTube, Drive, …) is another `LectureSource`; a further
+codec path is another `AudioExtractor`.  None of them knows rows, jobs or GraphQL.
 """
 
 from collections.abc import Awaitable, Callable
@@ -40,10 +40,26 @@ class LectureRequest:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of the source that belongs to the recording: start and end in seconds."""
+    """A stretch of the source that belongs to the recording: start and end in seconds.
+
+    ``at_seconds`` is where it begins in the recording; None is right behind the one before.
+    """
 
     start_seconds: float
     end_seconds: float
+    at_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where a fetched file goes on with clocks and codec settings of its own.
+
+    Such is an HLS discontinuity: nothing from ``first_byte`` on may be read as the continuation of
+    what is before it.  ``start_seconds`` is its place on the source's timeline.
+    """
+
+    first_byte: int
+    start_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +67,8 @@ class ResolvedLecture:
     """What the source says of the recording, before a byte of media is fetched.
 
     ``duration_seconds`` is the edited recording's; None where the source tells nothing (a bare
-    stream URL).  ``session_id`` is known here even for a ``tid`` link.  ``media`` is the
-    downloader's own: where to fetch, in order of preference.
+    stream URL).  ``session_id`` is known here even for a ``tid`` link.  ``media``: where to fetch,
+    in order of preference.
     """
 
     session_id: str | None
@@ -66,14 +82,16 @@ class MediaLocation:
     """One way to the recording's media.
 
     ``kind`` is ``mp4`` (one file by HTTP), ``podcast`` (one file of sound alone) or ``hls`` (a
-    playlist).  ``cookie_header`` goes to the exact host of the URL alone.  ``segments`` (empty: all
-    of it) cut a raw stream to the edit.
+    playlist).  ``cookie_header`` goes to the exact host of the URL alone, ``headers`` (name, value)
+    with every request for the medium: nothing secret may be in them.  ``segments`` (empty: all of
+    it) cut a raw stream to the edit.
     """
 
     kind: str
     url: str
     segments: tuple[Segment, ...] = ()
     cookie_header: str | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +122,9 @@ class DownloadedSource:
     """The fetched media as an object of the scratch store.
 
     ``duration_seconds`` is what the source (a playlist, DeliveryInfo) says the media's recording
-    lasts; None where nothing was said.  ``segments`` are still to be cut out of it.  ``tier`` is
-    the way that it was had, ``fetched_bytes`` what this attempt took from the source for it.
+    lasts; None where nothing was said.  ``segments`` are still to be cut out of it; ``runs`` are
+    all but the first.  ``tier`` is the way that it was had, ``fetched_bytes`` what this attempt
+    took from the source for it.
     """
 
     key: str
@@ -114,6 +133,18 @@ class DownloadedSource:
     segments: tuple[Segment, ...] = ()
     tier: Tier = Tier.WHOLE_FILE
     fetched_bytes: int = 0
+    runs: tuple[Run, ...] = ()
+
+
+class LectureSource(Protocol):
+    """Says what and where the recording behind a link is; fetches none of its media."""
+
+    async def resolve(self, request: LectureRequest) -> ResolvedLecture | None:
+        """Ask for the recording; None leaves the link to the next source.
+
+        Raises `IngestFailed` or `NotReadyYet` where the link is this source's and cannot be had.
+        """
+        ...
 
 
 class LectureDownloader(Protocol):
@@ -152,6 +183,7 @@ class AudioExtractor(Protocol):
         target: Path,
         segments: tuple[Segment, ...] = (),
         *,
+        runs: tuple[Run, ...] = (),
         timeout_seconds: float,
     ) -> ExtractedAudio:
         """Write the audio track to ``target``; on an error or cancellation nothing is left."""

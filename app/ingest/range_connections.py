@@ -14,7 +14,7 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.guard import HEADERS, Connection, GuardedClient
+from app.ingest.guard import Connection, GuardedClient
 from app.ingest.http_failures import failure_of_error, failure_of_status
 from app.ingest.playlist import ByteRange
 from app.ingest.protocols import MediaLocation
@@ -40,7 +40,7 @@ class RangeConnections:
     def __init__(self, client: GuardedClient, location: MediaLocation) -> None:
         self._client = client
         self._url = location.url
-        self._head = _request_head(location)
+        self._head = _request_head(location, client.headers)
         self._idle: list[Connection] = []
         self.received_bytes = 0
         """What has arrived of all bodies, those under way included."""
@@ -115,11 +115,11 @@ class RangeConnections:
         return bytes(body)
 
 
-def _request_head(location: MediaLocation) -> str:
+def _request_head(location: MediaLocation, more: Mapping[str, str]) -> str:
     """Return the request's lines up to those that differ from part to part."""
     url = httpx.URL(location.url)
     authority = parse_web_url(location.url, "url", max_characters=len(location.url)).authority
-    headers = {"Host": authority, **HEADERS}
+    headers = {"Host": authority, **more}
     if location.cookie_header:
         headers["Cookie"] = location.cookie_header
     lines = [f"GET {url.raw_path.decode('ascii')} HTTP/1.1"]

@@ -83,6 +83,15 @@ def plan_ranges(spans: Sequence[ByteRange], size_bytes: int, link: Link) -> Rang
     )
 
 
+def left_of(spans: Iterable[ByteRange], had_bytes: int) -> Iterator[ByteRange]:
+    """Yield the spans without the first so many of their bytes."""
+    for span in spans:
+        skipped = min(had_bytes, span.length)
+        had_bytes -= skipped
+        if skipped < span.length:
+            yield ByteRange(span.start + skipped, span.length - skipped)
+
+
 def _pieces(spans: Iterable[ByteRange]) -> Iterator[ByteRange]:
     """Yield the spans, the long ones in pieces that several connections can share."""
     for span in spans:

@@ -75,7 +75,7 @@ class RangeSource:
         self, client: GuardedClient, location: MediaLocation, patience: Patience = PATIENCE
     ) -> None:
         self._client = client
-        self._location = location
+        self.location = location
         self._patience = patience
         self._connections: RangeConnections | None = None
         self._measured = _Measured()
@@ -163,9 +163,9 @@ class RangeSource:
         try:
             async with self._client.stream(
                 "GET",
-                self._location.url,
+                self.location.url,
                 headers={"Range": wanted.header},
-                cookie_header=self._location.cookie_header,
+                cookie_header=self.location.cookie_header,
                 tolerate=(416,),
             ) as response:
                 # Half of it was the connection's handshake.
@@ -213,7 +213,7 @@ class RangeSource:
         validator = validator_of(response.headers)
         if validator is None:
             raise RangesRefused("no_validator")
-        location = _after_redirects(self._location, response)
+        location = _after_redirects(self.location, response)
         return FileVersion(location, int(match[3]), validator)
 
 

@@ -68,14 +68,15 @@ async def run_child(
     limits: Limits,
     timeout_seconds: float,
     max_answer_bytes: int = _MAX_ANSWER_BYTES,
+    descriptors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Return what the module's ``run(arguments)`` returns in a process of its own.
 
-    Arguments and result are JSON objects.  Raises a `ChildError`; whatever happens, no process is
-    left.
+    Arguments and result are JSON objects; ``descriptors`` are what the child inherits besides its
+    standard streams.  Raises a `ChildError`; whatever happens, no process is left.
     """
     request = {"module": module, "arguments": arguments, "limits": asdict(limits)}
-    child = await _start_child()
+    child = await _start_child(descriptors)
     talk = asyncio.ensure_future(_talk(child, json.dumps(request).encode(), max_answer_bytes))
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -88,13 +89,14 @@ async def run_child(
     return _result_of(child.returncode or 0, answer, errors)
 
 
-async def _start_child() -> asyncio.subprocess.Process:
+async def _start_child(descriptors: tuple[int, ...]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-c", _PROGRAM, str(os.getpid())),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=_ENVIRONMENT,
+        pass_fds=descriptors,
         start_new_session=True,
     )
 

@@ -4,46 +4,68 @@ Positions are in samples.  The standard library alone: the media child imports t
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-_JITTER_SECONDS = 0.05
+JITTER_SECONDS = 0.05
 """A timestamp so near to the end of the piece before it is taken to mean that end."""
+_LONGEST_PRIMING_SECONDS = 0.1
+"""What an encoder that starts anew puts before its first sound, at most."""
 _LONGEST_GAP_SECONDS = 3600.0
 _LONGEST_GAP_WHERE_CLOCKS_RESTART_SECONDS = 10.0
 """As ffmpeg's own threshold for formats whose timestamps may jump (MPEG-TS)."""
 
 
+class _Segment(NamedTuple):
+    start: int
+    stop: int
+    place: int
+
+
 class Timeline:
     """Places the pieces of one audio track, given in the order of the source.
 
-    ``source_end`` is how far the source was read, in samples from its origin; ``end`` is how long
-    the output is; ``complete`` tells that nothing more of the source is wanted.
+    ``segments`` are (start, end, place in the output) in seconds; no place is right behind the one
+    before.  ``source_end`` is how far the source was read, in samples from its origin; ``end`` is
+    how long the output is; ``complete`` tells that nothing more of the source is wanted.
     """
 
     def __init__(
-        self, rate: int, segments: Iterable[tuple[float, float]] = (), *, clocks_restart: bool
+        self,
+        rate: int,
+        segments: Iterable[tuple[float, float, float | None]] = (),
+        *,
+        clocks_restart: bool,
     ) -> None:
         longest = (
             _LONGEST_GAP_WHERE_CLOCKS_RESTART_SECONDS if clocks_restart else _LONGEST_GAP_SECONDS
         )
-        self._jitter = round(_JITTER_SECONDS * rate)
+        self.rate = rate
+        self._jitter = round(JITTER_SECONDS * rate)
         self._longest_gap = round(longest * rate)
-        self._segments = [
-            (round(start * rate), round(stop * rate)) for start, stop in sorted(segments)
-        ]
+        self._segments = _in_samples(segments, rate)
         self._cut_to_segments = bool(self._segments)
         self._entered = False
         self._repair = 0  # Added to the source's timestamps since they last jumped.
         self._shift = 0  # Added to source positions within the current segment.
+        self._run_at: int | None = None  # Where a run begins that has no piece yet.
+        self._priming_left = 0
         self._started = False
         self.source_end = 0
         self.end = 0
         self.complete = False
+
+    def start_run(self, seconds: float) -> None:
+        """Expect pieces with stamps from 0 on, of what the source puts at this time."""
+        self._run_at = round(seconds * self.rate)
+        self._priming_left = round(_LONGEST_PRIMING_SECONDS * self.rate)
 
     def place(self, stamp: int | None, samples: int) -> int | None:
         """Return where the piece begins in the output, or None where it is cut away.
 
         ``stamp`` is the source's own, None where it has none.  Positions never overlap.
         """
+        if self._is_priming(stamp or 0, samples):
+            return None
         at = self._repaired(stamp)
         self.source_end = at + samples
         if self._cut_to_segments and not self._is_wanted(at, samples):
@@ -52,8 +74,17 @@ class Timeline:
         self.end = position + samples
         return position
 
+    def _is_priming(self, stamp: int, samples: int) -> bool:
+        """Tell whether a run's first piece lies where there is sound of the run before already."""
+        if self._run_at is None or self._run_at + stamp + samples > self.source_end:
+            return False
+        self._priming_left -= samples
+        return self._priming_left >= 0
+
     def _repaired(self, stamp: int | None) -> int:
         """Return the position on one clock that runs through, gaps of a mute source included."""
+        if self._run_at is not None:
+            return self._first_of_run(self._run_at, stamp or 0)
         if not self._started:
             self._started = True
             return stamp or 0
@@ -67,17 +98,48 @@ class Timeline:
         self._repair -= jump
         return expected
 
+    def _first_of_run(self, run_at: int, stamp: int) -> int:
+        self._started, self._run_at = True, None
+        begins_later = run_at + stamp - self.source_end > self._jitter
+        at = run_at + stamp if begins_later else self.source_end
+        self._repair = at - stamp
+        return at
+
     def _is_wanted(self, at: int, samples: int) -> bool:
-        """Tell whether the piece's middle lies in a segment; the first of each closes the cut."""
+        """Tell whether the piece's middle lies in a segment; the first of each joins it to the cut.
+
+        What rounding to whole pieces has cost so far moves the segment's beginning, so that no
+        number of cuts adds up to a drift.
+        """
         middle = at + samples // 2
-        while self._segments and middle >= self._segments[0][1]:
+        while self._segments and middle >= self._segments[0].stop:
             self._segments.pop(0)
             self._entered = False
         if not self._segments:
             self.complete = True
-        if not self._segments or middle < self._segments[0][0]:
             return False
         if not self._entered:
-            self._entered = True
-            self._shift = self.end - at
-        return True
+            self._enter(self._segments[0], at, samples)
+        return self._entered
+
+    def _enter(self, segment: _Segment, at: int, samples: int) -> None:
+        ahead = self.end - segment.place
+        if abs(ahead) > max(self._jitter, samples):
+            ahead = 0
+        if at + samples // 2 - segment.start < ahead:
+            return
+        self._entered = True
+        wanted = segment.place + at - segment.start
+        is_gap = wanted - self.end > max(self._jitter, samples)
+        self._shift = (wanted if is_gap else self.end) - at
+
+
+def _in_samples(segments: Iterable[tuple[float, float, float | None]], rate: int) -> list[_Segment]:
+    """Return the segments in the source's order, each with its place in the output."""
+    found: list[_Segment] = []
+    for start, stop, place in sorted(segments, key=lambda segment: segment[:2]):
+        last = found[-1] if found else _Segment(0, 0, 0)
+        behind = last.place + last.stop - last.start
+        at = behind if place is None else round(place * rate)
+        found.append(_Segment(round(start * rate), round(stop * rate), at))
+    return found

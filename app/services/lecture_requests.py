@@ -169,7 +169,8 @@ async def _find_or_create(
     """Return the recording's lecture with its row locked, and whether it was made here.
 
     An insert that conflicts waits for the other transaction, so the select after it sees the row;
-    unless that row was deleted in between, and then the insert is tried again.
+    unless that row was deleted in between, and then the insert is tried again.  One that succeeds
+    may have waited for a merge, which has left another lecture under the same spelling.
     """
     while True:
         if identity.session_id is None:
@@ -177,16 +178,21 @@ async def _find_or_create(
             if known is not None:
                 return known, False
         statement = insert(Lecture).values(course_id=course_id, **values)
-        made = statement.on_conflict_do_nothing().returning(Lecture)
-        lecture = await session.scalar(made)
-        if lecture is not None:
-            return lecture, True
-        known = await session.scalar(_by_identity(course_id, identity))
+        made = await session.scalar(statement.on_conflict_do_nothing().returning(Lecture))
+        if made is not None and identity.session_id is not None:
+            return made, True
+        known = await session.scalar(_by_identity(course_id, identity, besides=made))
+        if known is None and made is not None:
+            return made, True
+        if made is not None:
+            await session.delete(made)
         if known is not None:
             return known, False
 
 
-def _by_identity(course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:
+def _by_identity(
+    course_id: UUID, identity: SourceIdentity, *, besides: Lecture | None = None
+) -> Select[Lecture]:
     if identity.session_id is not None:
         same: ColumnElement[bool] = Lecture.panopto_session_id == identity.session_id
     else:
@@ -196,6 +202,8 @@ def _by_identity(course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:
         )
         same = or_(Lecture.canonical_url == identity.canonical_url, Lecture.id.in_(merged))
     query = select(Lecture).where(and_(Lecture.course_id == course_id, same))
+    if besides is not None:
+        query = query.where(Lecture.id != besides.id)
     return query.order_by(Lecture.created_at).limit(1).with_for_update()
 
 

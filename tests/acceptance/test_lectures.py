@@ -72,6 +72,29 @@ async def test_a_stream_url_is_used_for_the_bytes(
     assert (lecture["status"], lecture["title"]) == ("COMPLETED", "Mine")
 
 
+async def test_a_title_that_was_given_stays(
+    service: Service, ada: Client, bob: Client, recording: Recording
+) -> None:
+    url = service.simulator.viewer_url(recording)
+    answer = await ada.request(service.course, url, title="Mine")
+    await bob.request(service.course, url, title="Theirs")
+    lecture = await ada.until(answer["lecture"]["id"], "COMPLETED", "FAILED")
+    assert (lecture["status"], lecture["title"]) == ("COMPLETED", "Mine")
+    assert (await bob.lecture(lecture["id"]))["title"] == "Mine"
+
+
+async def test_a_stream_of_another_recording_is_refused(
+    service: Service, ada: Client, recording: Recording, tmp_path: Path
+) -> None:
+    other = service.simulator.add(Recording(make_lecture(tmp_path / "other.mp4", 12)))
+    url = service.simulator.viewer_url(recording)
+    stream_url = service.simulator.media_url(other)
+    answer = await ada.request(service.course, url, streamUrl=stream_url)
+    lecture = await ada.until(answer["lecture"]["id"], "COMPLETED", "FAILED")
+    assert (lecture["status"], lecture["failure"]) == ("FAILED", "TRUNCATED")
+    assert service.stored() == set()
+
+
 async def test_42_requests_in_seven_spellings_are_one_lecture_and_one_download(
     service: Service, recording: Recording
 ) -> None:
@@ -130,6 +153,20 @@ async def test_login_required_fails_with_a_message_that_tells_no_host(
     assert done["failure"] is None
 
 
+async def test_the_advice_for_a_login_helps(
+    service: Service, ada: Client, recording: Recording
+) -> None:
+    recording.faults.login_required = True
+    url = service.simulator.viewer_url(recording)
+    answer = await ada.request(service.course, url)
+    lecture = await ada.until(answer["lecture"]["id"], "FAILED")
+    assert "request the lecture again with that stream URL" in lecture["errorMessage"]
+    again = await ada.request(service.course, url, streamUrl=service.simulator.hls_url(recording))
+    assert (again["created"], again["lecture"]["id"]) == (False, lecture["id"])
+    done = await ada.until(lecture["id"], "COMPLETED")
+    assert (done["failure"], done["errorMessage"]) == (None, None)
+
+
 async def test_a_silent_recording_has_no_audio(
     service: Service, ada: Client, tmp_path: Path
 ) -> None:
@@ -169,7 +206,7 @@ async def test_a_recording_still_encoded_waits(
     lecture = await wait_until(waiting, "the lecture waits")
     assert lecture["status"] == "PENDING"  # type: ignore[index]
     assert lecture["failure"] is None  # type: ignore[index]
-    assert lecture["errorMessage"]  # type: ignore[index]
+    assert lecture["errorMessage"] == "The recording is still live."  # type: ignore[index]
     assert service.stored() == set()
 
 

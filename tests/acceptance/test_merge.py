@@ -62,6 +62,22 @@ async def test_a_tid_of_a_completed_recording_joins_it(
     assert (again["created"], again["lecture"]["id"]) == (False, first["lecture"]["id"])
 
 
+async def test_a_tid_of_a_failed_recording_takes_its_place(
+    service: Service, ada: Client, bob: Client, recording: Recording
+) -> None:
+    recording.faults.login_required = True
+    first = await ada.request(service.course, service.simulator.viewer_url(recording))
+    await ada.until(first["lecture"]["id"], "FAILED")
+    recording.faults.login_required = False
+    second = await bob.request(service.course, tid_link(service, recording))
+    assert second["created"]
+    ids = first["lecture"]["id"], second["lecture"]["id"]
+    survivor = await one_lecture(service, *ids, users=(ada, bob))
+    assert survivor == second["lecture"]["id"]
+    again = await ada.request(service.course, service.simulator.viewer_url(recording))
+    assert (again["created"], again["lecture"]["id"]) == (False, survivor)
+
+
 @pytest.mark.parametrize("round_number", range(3))
 async def test_links_that_race_end_as_one_lecture_with_everyone_linked(
     service: Service, recording: Recording, round_number: int

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
 from app.ingest import audio
 from app.ingest.audio import PyAvAudioExtractor
-from app.ingest.protocols import ExtractedAudio, Segment
+from app.ingest.protocols import ExtractedAudio, Run, Segment
 from tests.media import RATE, duration_of, hertz_of, tone, write_audio, write_silence, write_video
 from tests.wait import wait_until
 
@@ -152,6 +153,64 @@ async def test_a_mute_stretch_keeps_its_length(tmp_path: Path) -> None:
     assert_is_m4a(made, 5)
     assert hertz_of(made.path, 2.5) == 0
     assert hertz_of(made.path, 4.6) == pytest.approx(400, abs=15)
+
+
+@pytest.mark.parametrize(("name", "container"), [("in.ts", "mpegts"), ("in.mkv", "matroska")])
+@pytest.mark.parametrize("channels", [1, 2])
+async def test_a_gap_between_copied_packets_is_silence(
+    tmp_path: Path, name: str, container: str, channels: int
+) -> None:
+    source = tmp_path / name
+    with av.open(str(source), "w", format=container) as output:
+        stream = output.add_stream("aac", rate=RATE)
+        stream.layout = "stereo" if channels == 2 else "mono"
+        for frame in (*tone(2, channels=channels), None):
+            for packet in stream.encode(frame):
+                if packet.pts >= RATE:
+                    packet.pts, packet.dts = packet.pts + 3 * RATE, packet.dts + 3 * RATE
+                output.mux(packet)
+    made = await extract(source)
+    assert_is_m4a(made, 5, channels=channels)
+    assert hertz_of(made.path, 2.5) == 0
+    assert hertz_of(made.path, 4.6) == pytest.approx(400, abs=15)
+    header = 7 if container == "mpegts" else 0
+    copied = [packet[header:] for packet in aac_packets(source)]
+    found = aac_packets(made.path)
+    assert [packet for packet in found if packet in copied] == copied
+    assert len(set(found) - set(copied)) == 1, "all else is one silent frame again and again"
+
+
+async def test_runs_of_other_settings_are_one_sound(tmp_path: Path) -> None:
+    pieces = [
+        write_audio(tmp_path / "1.ts", 2, container="mpegts", first_seconds=3000),
+        write_audio(tmp_path / "2.ts", 2, container="mpegts", rate=48_000, channels=1),
+        write_audio(tmp_path / "3.mp4", 2, options={"movflags": "frag_keyframe+empty_moov"}),
+    ]
+    contents = [piece.read_bytes() for piece in pieces]
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(contents))
+    ends = list(accumulate(map(len, contents)))
+    runs = (Run(ends[0], 2.0), Run(ends[1], 7.0))
+    target = tmp_path / "target.m4a"
+    made = await PyAvAudioExtractor().extract(source, target, runs=runs, timeout_seconds=30)
+    assert_is_m4a(made, 9)
+    heard = [hertz_of(made.path, at) for at in (0.5, 1.5, 2.5, 3.5, 5.5, 7.5, 8.5)]
+    assert heard == pytest.approx([300, 400, 300, 400, 0, 300, 400], abs=15)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+async def test_a_run_that_cannot_be_read_is_no_recording(tmp_path: Path, broken: int) -> None:
+    whole = write_audio(tmp_path / "1.ts", 2, container="mpegts").read_bytes()
+    contents = [whole, whole]
+    contents[broken] = b"<html><body>Log in</body></html>" * 50
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(contents))
+    target = tmp_path / "target.m4a"
+    runs = (Run(len(contents[0]), 2.0),)
+    with pytest.raises(IngestFailed) as raised:
+        await PyAvAudioExtractor().extract(source, target, runs=runs, timeout_seconds=30)
+    assert raised.value.failure is LectureFailure.NO_AUDIO
+    assert not target.exists()
 
 
 async def test_a_layout_that_changes_midway(tmp_path: Path) -> None:

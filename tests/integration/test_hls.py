@@ -4,6 +4,7 @@ from pathlib import Path
 import av
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
@@ -14,14 +15,15 @@ from app.errors import IngestFailed, NotReadyYet
 from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
+from app.ingest.part_file import FetchedFile
 from app.ingest.playlist import ByteRange, MasterPlaylist, MediaPlaylist, parse_playlist
 from app.ingest.protocols import MediaLocation
 from app.storage.local import LocalStorage
-from app.storage.protocol import StoredFileMeta
 from tests.panopto import IMPATIENT, MIB, Reports, files_in
 from tests.serving import serving
 from tests.wait import wait_until
 
+STEM = "audio/one_source.1"
 URL = "https://media.example/a/b/index.m3u8"
 HEAD = "#EXTM3U\n#EXT-X-TARGETDURATION:6\n"
 
@@ -34,17 +36,18 @@ class Hls:
 
     async def __call__(
         self, url: str, max_bytes: int = 64 * MIB, cookie: str | None = None
-    ) -> StoredFileMeta:
+    ) -> FetchedFile:
         stream = await open_stream(self.client, MediaLocation("hls", url, cookie_header=cookie))
-        return await fetch_stream(
+        fetched = await fetch_stream(
             self.client,
             stream,
             self.scratch,
-            "audio/one_source.1.ts",
+            STEM,
             self.reports,
             max_bytes=max_bytes,
             patience=IMPATIENT,
         )
+        return fetched.file
 
     async def fails(self, url: str, max_bytes: int = 64 * MIB) -> IngestFailed:
         """Expect a failure that leaves nothing."""
@@ -122,7 +125,7 @@ async def test_each_segment_is_retried_by_itself(
     hls: Hls, simulator: PanoptoSimulator, recording: Recording
 ) -> None:
     await hls(simulator.hls_url(recording))
-    whole = hls.scratch.path_of("audio/one_source.1.ts").read_bytes()
+    whole = hls.scratch.path_of(f"{STEM}.ts").read_bytes()
     stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
     recording.faults.cut_after_bytes, recording.faults.cut_times = 20_000, 3
     recording.faults.media_status, recording.faults.media_status_times = 503, 2
@@ -130,7 +133,7 @@ async def test_each_segment_is_retried_by_itself(
         hls.client,
         stream,
         hls.scratch,
-        "audio/two_source.1.ts",
+        "audio/two_source.1",
         hls.reports,
         max_bytes=MIB,
         patience=IMPATIENT,
@@ -159,7 +162,7 @@ async def test_cancelled_in_the_middle_nothing_is_left_and_nothing_goes_on(
     stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
     recording.faults.bytes_per_second = 20_000
     task = asyncio.create_task(
-        fetch_stream(hls.client, stream, hls.scratch, "audio/x.ts", hls.reports, max_bytes=MIB)
+        fetch_stream(hls.client, stream, hls.scratch, STEM, hls.reports, max_bytes=MIB)
     )
     await wait_until(lambda: hls.reports.all, "bytes flow")
     task.cancel()
@@ -331,11 +334,10 @@ def _serving_texts(texts: dict[str, str], file: Path | None = None):  # type: ig
 
 
 @pytest.mark.parametrize("fragmented", [False, True])
-async def test_a_discontinuity_and_a_segment_that_fails_once_do_no_harm(
+async def test_a_segment_that_fails_once_does_no_harm(
     hls: Hls, simulator: PanoptoSimulator, recording: Recording, fragmented: bool
 ) -> None:
     recording.hls_fragmented_mp4 = fragmented
-    recording.hls_discontinuity = 2
     recording.faults.bad_segment = 3
     stored = await hls(simulator.hls_url(recording))
     assert decoded_seconds(hls.scratch.path_of(stored.key)) == pytest.approx(30, abs=0.1)
@@ -360,3 +362,36 @@ async def test_a_missing_segment_is_not_asked_for_and_keeps_its_time(
         hls.scratch.path_of(stored.key), target, timeout_seconds=30
     )
     assert audio.duration_seconds == pytest.approx(30, abs=0.2)
+
+
+async def test_few_bytes_wait_behind_a_segment_that_lingers(scratch: LocalStorage) -> None:
+    segment, count = bytes(12 * MIB), 8
+    may_end = asyncio.Event()
+
+    async def answer(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name == "index.m3u8":
+            lines = "\n".join(SEGMENT.format(f"{number}.ts") for number in range(count))
+            return Response(playlist(lines), media_type="application/x-mpegurl")
+        if name == "0.ts":
+            await may_end.wait()
+        return Response(segment, media_type="video/mp2t")
+
+    async with serving(Starlette(routes=[Route("/{name}", answer)])) as server:
+        client = GuardedClient([f"127.0.0.1:{server.port}"])
+        hls = Hls(client, scratch)
+        fetching = asyncio.create_task(hls(f"{server.url}/index.m3u8", max_bytes=200 * MIB))
+
+        def received() -> int:
+            return hls.reports.all[-1].downloaded_bytes if hls.reports.all else 0
+
+        try:
+            await wait_until(lambda: received() >= 32 * MIB, "as much has come as may wait")
+            for _ in range(20):  # The others would go on meanwhile, if they could.
+                await client.read("GET", f"{server.url}/index.m3u8", max_bytes=MIB)
+            assert received() < 33 * MIB
+        finally:
+            may_end.set()
+            stored = await fetching
+            await client.close()
+    assert stored.size_bytes == count * len(segment)

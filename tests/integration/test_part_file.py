@@ -1,73 +1,220 @@
 """Parts across attempts: taken over by rename, and safe from whoever had them before."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
 from app.embedded.panopto import PanoptoSimulator, Recording
-from app.ingest.fetch import fetch_file
+from app.ingest.fetch import fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
-from app.ingest.part_file import PartFile, Version, hand_over, identity_of, is_part
+from app.ingest.part_file import (
+    PartFile,
+    Version,
+    discard_part,
+    hand_over,
+    has_part,
+    is_part,
+    open_part,
+    source_name,
+)
 from app.ingest.protocols import MediaLocation
 from app.storage.local import LocalStorage
 from tests.panopto import MIB, Reports, files_in
 
 OLD, NEW = "audio/one_source.1.aa", "audio/one_source.2.bb"
-SOURCE = identity_of("https://media.example.org/a.mp4?signature=1")
+SOURCE = source_name("mp4", "https://media.example.org/a.mp4?signature=1")
+FILE = Version(SOURCE, '"1"', 100)
+PIECES = Version(SOURCE, '"1"', None)
 
 
-def begun(scratch: LocalStorage, content: bytes, validator: str = '"1"') -> PartFile:
+def begun(scratch: LocalStorage, content: bytes, version: Version = FILE) -> PartFile:
     part = PartFile(scratch, OLD)
-    part.begin(Version(SOURCE, 100, validator))
+    part.begin(version)
     part.append([content])
     return part
 
 
+def begun_pieces(scratch: LocalStorage, *pieces: bytes) -> PartFile:
+    part = PartFile(scratch, OLD)
+    part.begin(PIECES)
+    for piece in pieces:
+        part.append_piece(piece)
+    return part
+
+
 def take_over(scratch: LocalStorage) -> PartFile:
-    for name in (".mp4.part", ".mp4.note"):
-        assert is_part(f"{OLD}{name}")
-        hand_over(scratch, f"{OLD}{name}", NEW)
+    for suffix in (".part", ".note"):
+        assert is_part(f"{OLD}{suffix}")
+        hand_over(scratch, f"{OLD}{suffix}", NEW)
     return PartFile(scratch, NEW)
+
+
+def published(scratch: LocalStorage, part: PartFile) -> bytes:
+    target = scratch.path_of(f"{NEW}.mp4")
+    part.publish(target)
+    return target.read_bytes()
 
 
 async def test_a_successor_goes_on_and_the_predecessor_does_no_harm(scratch: LocalStorage) -> None:
     zombie = begun(scratch, b"a" * 40)
     successor = take_over(scratch)
-    assert successor.go_on(SOURCE) == Version(SOURCE, 100, '"1"')
+    assert successor.find(SOURCE) == FILE
     assert successor.size_bytes == 40
     successor.append([b"b" * 30])
     zombie.append([b"b" * 20])  # The same version has the same bytes there.
     successor.append([b"c" * 30])
     zombie.discard()
-    target = scratch.path_of(f"{NEW}.mp4")
-    successor.publish(target)
-    assert target.read_bytes() == b"a" * 40 + b"b" * 30 + b"c" * 30
+    assert published(scratch, successor) == b"a" * 40 + b"b" * 30 + b"c" * 30
     assert await files_in(scratch) == [f"{NEW}.mp4"]
 
 
-async def test_a_successor_that_begins_anew_has_a_file_of_its_own(scratch: LocalStorage) -> None:
-    zombie = begun(scratch, b"a" * 40)
+async def test_pieces_are_gone_on_with_after_the_last_whole_one(scratch: LocalStorage) -> None:
+    zombie = begun_pieces(scratch, b"a" * 40, b"", b"b" * 10)
+    zombie.append([b"c" * 5])
     successor = take_over(scratch)
-    successor.begin(Version(SOURCE, 100, '"2"'))
-    zombie.append([b"x" * 60])
-    successor.append([b"n" * 10])
-    target = scratch.path_of(f"{NEW}.mp4")
-    successor.publish(target)
-    zombie.discard()
-    assert target.read_bytes() == b"n" * 10
+    assert successor.find(SOURCE) == PIECES
+    assert (successor.size_bytes, successor.ends) == (50, [40, 40, 50])
+    successor.append_piece(b"c" * 20)
+    zombie.append([b"c" * 15])
+    zombie.close()
+
+    third = PartFile(scratch, NEW)
+    assert third.find(SOURCE) == PIECES
+    assert third.ends == [40, 40, 50, 70]
+    third.append_piece(b"d")
+    successor.close()
+    assert published(scratch, third) == b"a" * 40 + b"b" * 10 + b"c" * 20 + b"d"
+    assert await files_in(scratch) == [f"{NEW}.mp4"]
 
 
-async def test_what_does_not_belong_together_is_thrown_away(scratch: LocalStorage) -> None:
-    begun(scratch, b"a" * 40)
-    hand_over(scratch, f"{OLD}.mp4.part", NEW)
-    lonely = PartFile(scratch, NEW)
-    assert lonely.go_on(SOURCE) is None
-    PartFile(scratch, OLD).discard()
+async def test_a_predecessors_later_pieces_do_no_harm(scratch: LocalStorage) -> None:
+    zombie = begun_pieces(scratch, b"a" * 40)
+    successor = take_over(scratch)
+    assert successor.find(SOURCE) == PIECES
+    zombie.append_piece(b"b" * 10)
+    zombie.append_piece(b"c" * 10)
+    successor.append_piece(b"b" * 10)
+    successor.close()
+    third = PartFile(scratch, NEW)
+    assert third.find(SOURCE) == PIECES
+    assert (third.size_bytes, third.ends) == (60, [40, 50, 60])
+    zombie.close()
+    third.discard()
     assert await files_in(scratch) == []
 
-    begun(scratch, b"a" * 40)
-    assert take_over(scratch).go_on(identity_of("https://media.example.org/b.mp4")) is None
-    begun(scratch, b"a" * 101)
-    assert take_over(scratch).go_on(SOURCE) is None
-    begun(scratch, b"a" * 40)
-    scratch.path_of(f"{OLD}.mp4.note").write_text("{")
-    assert take_over(scratch).go_on(SOURCE) is None
+
+async def test_a_successor_that_begins_anew_has_files_of_its_own(scratch: LocalStorage) -> None:
+    zombie = begun_pieces(scratch, b"a" * 40)
+    successor = take_over(scratch)
+    successor.begin(Version(SOURCE, '"2"', None))
+    zombie.append_piece(b"x" * 60)
+    successor.append_piece(b"n" * 10)
+    successor.close()
+    again = PartFile(scratch, NEW)
+    again.find(SOURCE)
+    assert again.ends == [10]
+    assert published(scratch, again) == b"n" * 10
+    zombie.discard()
+    assert await files_in(scratch) == [f"{NEW}.mp4"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+async def test_a_torn_end_costs_one_piece(scratch: LocalStorage) -> None:
+    begun_pieces(scratch, b"a" * 40, b"b" * 10).close()
+    cut(scratch.path_of(f"{OLD}.note"))
+    part = take_over(scratch)
+    assert part.find(SOURCE) == PIECES
+    assert part.ends == [40]
+    part.append_piece(b"b" * 10)
+    assert published(scratch, part) == b"a" * 40 + b"b" * 10
+
+
+async def test_an_end_beyond_the_bytes_is_not_believed(scratch: LocalStorage) -> None:
+    begun_pieces(scratch, b"a" * 40, b"b" * 10).close()
+    with scratch.path_of(f"{OLD}.part").open("r+b") as part_file:
+        part_file.truncate(45)
+    part = take_over(scratch)
+    assert part.find(SOURCE) == PIECES
+    assert part.ends == [40]
+    part.discard()
+
+
+async def test_what_lies_behind_the_last_byte_is_not_published(scratch: LocalStorage) -> None:
+    begun_pieces(scratch, b"a" * 40).close()
+    with scratch.path_of(f"{OLD}.part").open("ab") as part_file:
+        part_file.write(b"\xff" * 1000)
+    part = take_over(scratch)
+    assert part.find(SOURCE) == PIECES
+    part.append_piece(b"b" * 10)
+    assert published(scratch, part) == b"a" * 40 + b"b" * 10
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda note: note.write_text("{"),
+        lambda note: note.write_text("null\n"),
+        lambda note: note.write_bytes(b""),
+        lambda note: note.write_bytes(b"\xff" * 100_000),
+        lambda note: note.write_bytes(note.read_bytes().replace(b'"inode":', b'"inode":1')),
+        lambda note: note.write_bytes(note.read_bytes().replace(b'"inode":', b'"node":')),
+        lambda note: note.write_bytes(note.read_bytes().replace(b"null", b'"1"')),
+        lambda note: note.write_bytes(note.read_bytes() + bytes(8)),
+        lambda note: note.write_bytes(note.read_bytes().partition(b"\n")[0]),
+        lambda note: note.unlink(),
+        lambda note: note.with_suffix(".part").unlink(),
+        lambda note: note.with_suffix(".part").write_bytes(b""),
+    ],
+)
+async def test_rubbish_is_nothing(scratch: LocalStorage, spoil: Callable[[Path], object]) -> None:
+    begun_pieces(scratch, b"a" * 40, b"b" * 10).close()
+    spoil(scratch.path_of(f"{OLD}.note"))
+    take_over(scratch).close()
+    assert not await has_part(scratch, NEW, SOURCE)
+    async with open_part(scratch, NEW) as part:
+        await part.require(PIECES)
+        assert (part.size_bytes, part.ends) == (0, [])
+        await part.append_piece(b"n")
+        await part.publish("ts", 1)
+    assert scratch.path_of(f"{NEW}.ts").read_bytes() == b"n"
+    assert await files_in(scratch) == [f"{NEW}.ts"]
+
+
+async def test_a_part_longer_than_its_source_is_nothing(scratch: LocalStorage) -> None:
+    begun(scratch, b"a" * 101).close()
+    assert take_over(scratch).find(SOURCE) is None
+
+
+async def test_part_and_note_of_different_attempts_do_not_belong_together(
+    scratch: LocalStorage,
+) -> None:
+    begun(scratch, b"a" * 40).close()
+    hand_over(scratch, f"{OLD}.part", NEW)
+    begun(scratch, b"b" * 40).close()
+    hand_over(scratch, f"{OLD}.note", NEW)
+    assert PartFile(scratch, NEW).find(SOURCE) is None
+
+
+async def test_a_part_of_another_source_stays_until_something_is_begun(
+    scratch: LocalStorage,
+) -> None:
+    begun(scratch, b"a" * 40).close()
+    take_over(scratch).close()
+    other = source_name("hls", "https://media.example.org/a.mp4")
+    async with open_part(scratch, NEW) as part:
+        assert await part.find(other) is None
+    assert await has_part(scratch, NEW, SOURCE)
+    async with open_part(scratch, NEW) as part:
+        await part.require(Version(other, "x", None))
+        assert part.size_bytes == 0
+        assert len(await files_in(scratch)) == 2
+    assert await files_in(scratch) == []
+    begun(scratch, b"a" * 40).close()
+    await discard_part(scratch, OLD)
     assert await files_in(scratch) == []
 
 
@@ -77,13 +224,10 @@ async def test_a_whole_part_asks_for_nothing(
     simulator: PanoptoSimulator,
     recording: Recording,
 ) -> None:
-    url, content = simulator.media_url(recording), recording.media.read_bytes()
-    part = PartFile(scratch, OLD)
-    part.begin(Version(identity_of(url), len(content), '"1"'))
-    part.append([content])
-    stored = await fetch_file(
-        client, MediaLocation("mp4", url), scratch, OLD, Reports(), max_bytes=64 * MIB
-    )
+    location = MediaLocation("mp4", simulator.media_url(recording))
+    content = recording.media.read_bytes()
+    begun(scratch, content, Version(whole_file_of(location), '"1"', len(content))).close()
+    stored = await fetch_file(client, location, scratch, OLD, Reports(), max_bytes=64 * MIB)
     assert (stored.size_bytes, stored.fetched_bytes) == (len(content), 0)
     assert simulator.media_requests(recording) == []
     assert await files_in(scratch) == [f"{OLD}.mp4"]

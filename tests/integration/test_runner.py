@@ -180,6 +180,33 @@ async def test_what_is_not_ready_is_asked_again_for_a_day(
     assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.TIMEOUT)
 
 
+async def test_the_wait_grows_and_ends_when_the_recording_is_ready(
+    sessions: Sessions, worker: JobRunner, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.not_encoded_times = 6
+    lecture_id = await request(sessions, simulator.viewer_url(recording))
+    await until_waiting(sessions, lecture_id, 1)
+    asked_after = {"1 min": 2, "3 min": 5, "8 min": 10, "18 min": 20, "23 h": 60}
+    for attempt, (age, minutes) in enumerate(asked_after.items(), 2):
+        async with sessions.begin() as session:
+            query = text(
+                "UPDATE jobs SET created_at = now() - CAST(CAST(:age AS text) AS interval)"
+            )
+            await session.execute(query, {"age": age})
+        await hurry(sessions, worker)
+        lecture, job = await until_waiting(sessions, lecture_id, attempt)
+        assert lecture.next_attempt_at is not None
+        wait = lecture.next_attempt_at - datetime.now(UTC)
+        assert timedelta(minutes=minutes, seconds=-10) < wait <= timedelta(minutes=minutes)
+        assert (lecture.status, lecture.failure) == (LectureStatus.PENDING, None)
+        assert lecture.error_message == "The recording is still being encoded."
+        assert job.attempt == 0, "waiting is no failure"
+    await hurry(sessions, worker)
+    lecture, _ = await until_ended(sessions, lecture_id)
+    assert lecture.status is LectureStatus.COMPLETED
+    assert (lecture.error_message, lecture.next_attempt_at) == (None, None)
+
+
 async def test_what_has_killed_three_workers_is_closed(
     sessions: Sessions, worker: JobRunner, simulator: PanoptoSimulator, recording: Recording
 ) -> None:

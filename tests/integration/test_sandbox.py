@@ -58,7 +58,7 @@ async def count(path: Path, *, limits: Limits = LIMITS, timeout_seconds: float =
 
 
 async def hang(pipe: Path, *, timeout_seconds: float = 10) -> object:
-    arguments = {"source": str(pipe), "target": f"{pipe}.m4a", "segments": []}
+    arguments = {"source": str(pipe), "target": f"{pipe}.m4a", "segments": [], "runs": []}
     return await run_child(AUDIO, arguments, limits=LIMITS, timeout_seconds=timeout_seconds)
 
 
@@ -97,7 +97,12 @@ async def test_the_wall_clock(pipe: Path) -> None:
 
 async def test_the_cpu_clock(tmp_path: Path) -> None:
     source = write_silence(tmp_path / "in.mkv", 1800)
-    arguments = {"source": str(source), "target": str(tmp_path / "out.m4a"), "segments": []}
+    arguments = {
+        "source": str(source),
+        "target": str(tmp_path / "out.m4a"),
+        "segments": [],
+        "runs": [],
+    }
     limits = Limits(memory_bytes=1024**3, cpu_seconds=1, file_bytes=1024**3)
     with pytest.raises(ChildTimedOut):
         await run_child(AUDIO, arguments, limits=limits, timeout_seconds=60)

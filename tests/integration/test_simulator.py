@@ -95,6 +95,45 @@ async def test_podcasts_are_for_those_with_the_cookie(
     assert (await browser.get(recording.download_path)).status_code == 200
 
 
+async def test_it_answers_under_another_name(
+    simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    port = simulator.host_port.partition(":")[2]
+    named = f"http://localhost:{port}"
+    async with httpx.AsyncClient(base_url=named, trust_env=False) as browser:
+        found = (await browser.get(DELIVERY, params={"tid": recording.tid})).json()
+        assert found["EmbedUrl"].startswith(named)
+        assert found["Delivery"]["Streams"][0]["StreamUrl"].startswith(named)
+        page = await browser.get(f"/Panopto/Pages/Viewer/Default.aspx?id={recording.guid}")
+        assert recording.title in page.text
+        podcast = await browser.get(f"/Panopto/Podcast/Stream/{recording.guid}.mp4")
+        assert podcast.status_code == 200, "the cookie is this name's"
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+async def test_a_discontinuity_is_another_run_of_the_encoder(
+    browser: httpx.AsyncClient,
+    simulator: PanoptoSimulator,
+    recording: Recording,
+    fragmented: bool,
+) -> None:
+    recording.hls_fragmented_mp4, recording.hls_encrypted = fragmented, True
+    recording.hls_discontinuity = 2
+    url = simulator.hls_url(recording).replace("master", "audio")
+    lines = (await browser.get(url)).text.splitlines()
+    at = lines.index("#EXT-X-DISCONTINUITY")
+    before, after = lines[:at], lines[at + 1 :]
+    assert lines[-1] == "#EXT-X-ENDLIST"
+    keys = [[line for line in part if "AES-128" in line] for part in (before, after)]
+    assert [len(part) for part in keys] == [1, 1]
+    assert ",IV=" not in keys[0][0]
+    assert ",IV=0x" in keys[1][0]
+    sections = [line for line in lines if line.startswith("#EXT-X-MAP")]
+    assert len(set(sections)) == (2 if fragmented else 0)
+    files = [line for line in lines if not line.startswith("#")]
+    assert len(set(files)) == len(files)
+
+
 async def test_the_hls_master_names_an_audio_rendition(
     browser: httpx.AsyncClient, simulator: PanoptoSimulator, recording: Recording
 ) -> None:

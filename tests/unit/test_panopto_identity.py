@@ -32,6 +32,23 @@ SPELLINGS = [
     f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?returnurl="
     + quote(f"/Panopto/Pages/Viewer.aspx?start=3&amp;id={GUID.upper()}", safe=""),
     f"  {VIEWER}\n",
+    f"https://{HOST}/Panopto%2FPages%2fViewer%2Easpx?%69D={GUID[:8]}%2D{GUID[9:]}",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id=%257B{GUID}%257D",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id={GUID}%20",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id=%22{GUID}%22",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id={GUID}?start=3",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id={GUID};start=3",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id=&ID={GUID}",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id={GUID}&u=someone@example.org",
+    f"https://{HOST}/Panopto/Pages/Viewer.aspx?id={GUID}#folderID=%22{OTHER}%22",
+    f"https://{HOST}/Panopto/Podcast/Download/%7B{GUID}%7D.mp4?pid={OTHER}",
+    f"https://uni\u3002hosted.panopto.com/Panopto/Pages/Viewer.aspx?id={GUID}",
+    f"https://\uff35NI.hosted.panopto.com/Panopto/Pages/Viewer.aspx?id={GUID}",
+    f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?ReturnUrl={quote(quote(VIEWER, ''), '')}",
+    f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?ReturnUrl={VIEWER}&start=3",
+    f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?ReturnUrl=/Panopto/Pages/Viewer.aspx?pid={OTHER}"
+    f"&id={GUID}",
+    f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?ReturnUrl=&ReturnUrl={quote(VIEWER, '')}&x=1",
 ]
 
 
@@ -49,6 +66,42 @@ def test_every_spelling_is_one_recording(url: str) -> None:
 )
 def test_tenants_are_recognised(host: str) -> None:
     assert identify(f"http://{host}/Panopto/Pages/Viewer.aspx?id={GUID}", HOSTS).session_id == GUID
+
+
+@pytest.mark.parametrize(
+    ("entry", "authority"),
+    [
+        ("lectures.example.edu", "Lectures.Example.EDU."),
+        ("lectures.example.edu", "lectures.example.edu:443"),
+        ("lectures.example.edu", "lectures.example.edu:8443"),
+        ("lectures.example.edu:443", "lectures.example.edu"),
+        ("lectures.example.edu:8443", "LECTURES.example.edu:8443"),
+        ("lectures.example.edu.", "lectures.example.edu"),
+        ("b\u00fccher.example", "xn--bcher-kva.example"),
+        ("xn--bcher-kva.example", "B\u00dcCHER.example"),
+        ("[::1]:8123", "[0:0::1]:8123"),
+    ],
+)
+def test_a_custom_host_is_known_in_every_spelling(entry: str, authority: str) -> None:
+    link = f"https://{authority}/Panopto/Pages/Viewer.aspx?id={GUID}"
+    assert identify(link, (entry,)).session_id == GUID
+    by_http = identify(link.replace("https", "http", 1).replace(":443/", "/"), (entry,))
+    assert by_http.session_id == GUID
+
+
+@pytest.mark.parametrize(
+    ("entry", "authority"),
+    [
+        ("lectures.example.edu", "example.edu"),
+        ("lectures.example.edu", "x.lectures.example.edu"),
+        ("lectures.example.edu:8443", "lectures.example.edu"),
+        ("lectures.example.edu:8443", "lectures.example.edu:8444"),
+        ("a..b", "a.b"),
+    ],
+)
+def test_a_custom_host_is_that_host_alone(entry: str, authority: str) -> None:
+    link = f"https://{authority}/Panopto/Pages/Viewer.aspx?id={GUID}"
+    assert identify(link, (entry,)).session_id is None
 
 
 @pytest.mark.parametrize(
@@ -88,6 +141,14 @@ def test_a_link_tells_where_to_ask() -> None:
         ("Sessions/List.aspx", "folder"),
         (f"Sessions/List.aspx?folderID={GUID}", "folder"),
         (f"Embed.aspx?folderID={GUID}", "folder"),
+        (f"EmbeddedList.aspx?folderID={GUID}", "folder"),
+        (f"Sessions/List.aspx?embedded=1#FOLDERID=%22{GUID}%22&maxResults=250", "folder"),
+        (f"../Podcast/Podcast.ashx?courseid={GUID}&type=mp4", "folder"),
+        ("Auth/Login.aspx?ReturnUrl=%2FPanopto%2FPages%2FSessions%2FList.aspx", "folder"),
+        (f"Auth/Login.aspx?ReturnUrl=%2FPanopto%2FPages%2FViewer.aspx%3Fpid%3D{GUID}", "playlist"),
+        (f"Viewer.aspx?PID=%7B{GUID}%7D&start=1", "playlist"),
+        (f"Viewer/Default.aspx?pid={GUID}&id=", "playlist"),
+        (f"Home.aspx?pid={GUID}", "playlist"),
         ("Viewer.aspx", "one recording"),
         (f"Viewer.aspx?id={GUID[:-1]}", "one recording"),
     ],
@@ -156,6 +217,14 @@ def _any_case(text: str) -> st.SearchStrategy[str]:
     return st.tuples(*(st.sampled_from([c.lower(), c.upper()]) for c in text)).map("".join)
 
 
+def _escaped(text: str, which: list[bool]) -> str:
+    """Write those of the characters as escapes."""
+    return "".join(
+        f"%{ord(character):02X}" if chosen else character
+        for character, chosen in zip(text, which, strict=False)
+    )
+
+
 PARAMETERS = st.lists(
     st.sampled_from(["start=1", "autoplay=true", f"pid={OTHER}", f"tid={OTHER}", "instance=", "x"]),
     max_size=4,
@@ -168,11 +237,12 @@ PARAMETERS = st.lists(
     page=st.sampled_from(["viewer.aspx", "embed.aspx", "viewer/default.aspx"]).flatmap(_any_case),
     name=_any_case("id"),
     guid=_any_case(GUID),
+    escapes=st.lists(st.booleans(), min_size=len(GUID), max_size=len(GUID)),
     braces=st.sampled_from([("", ""), ("{", "}"), ("%7B", "%7D"), ("%7b", "%7d")]),
     before=PARAMETERS,
     after=PARAMETERS,
     separator=st.sampled_from(["&", "&amp;", "&AMP;", "&amp;amp;"]),
-    wrappings=st.integers(0, 3),
+    wrappings=st.lists(st.sampled_from([1, 2]), max_size=2),
 )
 def test_any_mix_of_spellings_is_one_identity(
     scheme: str,
@@ -180,16 +250,20 @@ def test_any_mix_of_spellings_is_one_identity(
     page: str,
     name: str,
     guid: str,
+    escapes: list[bool],
     braces: tuple[str, str],
     before: list[str],
     after: list[str],
     separator: str,
-    wrappings: int,
+    wrappings: list[int],
 ) -> None:
-    query = separator.join([*before, f"{name}={braces[0]}{guid}{braces[1]}", *after])
+    id_ = f"{_escaped(name, escapes)}={braces[0]}{_escaped(guid, escapes)}{braces[1]}"
+    query = separator.join([*before, id_, *after])
     url = f"{scheme}://{host}/Panopto/Pages/{page}?{query}"
-    for _ in range(wrappings):
-        url = f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?ReturnUrl={quote(url, safe='')}"
+    for times in wrappings:
+        for _ in range(times):
+            url = quote(url, safe="")
+        url = f"https://{HOST}/Panopto/Pages/Auth/Login.aspx?ReturnUrl={url}"
     if len(url) <= 2048:
         assert identify(url) == identify(VIEWER)
 

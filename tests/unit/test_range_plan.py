@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ingest.playlist import ByteRange
-from app.ingest.range_plan import IN_FLIGHT, PIECE_BYTES, Link, plan_ranges
+from app.ingest.range_plan import IN_FLIGHT, PIECE_BYTES, Link, left_of, plan_ranges
 
 FAR = Link(round_trip_seconds=0.03, bytes_per_second=20_000_000)
 HOUR = 3600
@@ -50,6 +50,15 @@ def test_every_wanted_byte_is_asked_for_once_and_in_order(
         pieces = request.cut(content[: request.asked.length])
         assert [len(piece) for piece in pieces] == [span.length for span in request.wanted]
     assert plan.fetched_bytes <= size
+
+
+@given(layouts(), st.integers(0, 5_000_000))
+def test_what_is_left_is_the_end_of_what_was_wanted(spans: list[ByteRange], had: int) -> None:
+    left = list(left_of(spans, had))
+    wanted = sum(span.length for span in spans)
+    assert sum(span.length for span in left) == max(0, wanted - had)
+    assert [span.end for span in left] == [span.end for span in spans][len(spans) - len(left) :]
+    assert left[1:] == spans[len(spans) - len(left) + 1 :]
 
 
 def test_turns_of_a_second_are_worth_their_requests() -> None:

@@ -4,11 +4,13 @@ The shape of DeliveryInfo is that of a captured answer, as third-party clients r
 """
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from app.embedded.panopto.link import Link
+from app.embedded.panopto.packager import Shape
 from app.embedded.sample_media import media_duration_seconds
 
 
@@ -97,14 +99,21 @@ class Recording:
     slides: Path | None = None
     """A silent MP4 that is listed first, with the tag OBJECT."""
     edits: tuple[tuple[float, float], ...] = ()
+    edit_places: tuple[float, ...] = ()
+    """Where each edit begins in the recording; without, right behind the one before."""
+    starts_at_seconds: float = 0.0
+    """Where the stream begins in the recording, which is longer by that; for streams unedited."""
     hls_audio_rendition: bool = True
     """Whether the master has an audio rendition, or variants with sound in them alone."""
     hls_fragmented_mp4: bool = False
     hls_encrypted: bool = False
     hls_discontinuity: int | None = None
-    """From the segment of this number on, the playlist tells of a discontinuity."""
+    """With the segment of this number another run of the encoder begins: timestamps start anew, in
+    fMP4 there is another initialisation section, and encrypted it has another key."""
     hls_gap: int | None = None
     """The segment of this number is marked as missing (EXT-X-GAP), and is."""
+    hls_single_file: bool = False
+    """The segments are byte ranges of one file (of one a run); not to be encrypted as well."""
     audio_podcast: bool = False
     """There is a podcast with the sound alone, for those with the tenant's cookie."""
     link: Link | None = None
@@ -116,6 +125,18 @@ class Recording:
     faults: Faults = field(default_factory=Faults)
     version: int = 1
     """Part of the ETag: raise it, and the file has changed."""
+
+    @property
+    def hls_shape(self) -> Shape:
+        """What its HLS is to look like."""
+        return Shape(
+            audio_rendition=self.hls_audio_rendition,
+            fragmented_mp4=self.hls_fragmented_mp4,
+            encrypted=self.hls_encrypted,
+            discontinuity=self.hls_discontinuity,
+            gap=self.hls_gap,
+            single_file=self.hls_single_file,
+        )
 
     def viewer_path(self) -> str:
         """Return the path and query that a browser shows."""
@@ -149,8 +170,8 @@ class Recording:
         if self.duration_seconds is not None:
             return self.duration_seconds
         if self.edits:
-            return sum(end - start for start, end in self.edits)
-        return self.raw_duration_seconds()
+            return self._edit_ends()[-1]
+        return self.starts_at_seconds + self.raw_duration_seconds()
 
     def _delivery(self, base_url: str, ready: bool) -> dict[str, Any]:
         slides = [self._stream(base_url, "OBJECT", "slides")] if self.slides else []
@@ -188,15 +209,21 @@ class Recording:
             "StreamHttpUrl": f"{root}/{self.guid}.mp4" if "mp4" in self.offers else None,
             "ViewerMediaFileTypeName": "hls" if hls else "mp4",
             "StreamTypeName": "Streaming",
-            "RelativeStart": 0.0,
-            "RelativeEnd": self.raw_duration_seconds(),
+            "RelativeStart": self.starts_at_seconds,
+            "RelativeEnd": self.starts_at_seconds + self.raw_duration_seconds(),
             "RelativeSegments": self._relative_segments(),
         }
 
     def _relative_segments(self) -> list[dict[str, float]] | None:
-        at = 0.0
-        segments = []
-        for start, end in self.edits:
-            segments.append({"Start": start, "End": end, "RelativeStart": at})
-            at += end - start
+        segments = [
+            {"Start": start, "End": end, "RelativeStart": stop - (end - start)}
+            for (start, end), stop in zip(self.edits, self._edit_ends(), strict=True)
+        ]
         return segments or None
+
+    def _edit_ends(self) -> list[float]:
+        """Return where each edit ends in the recording."""
+        lengths = [end - start for start, end in self.edits]
+        if not self.edit_places:
+            return list(accumulate(lengths))
+        return [place + length for place, length in zip(self.edit_places, lengths, strict=True)]

@@ -5,7 +5,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -132,9 +132,10 @@ class PanoptoSimulator:
             routes=[
                 Route("/Panopto/Pages/Viewer.aspx", self._viewer),
                 Route("/Panopto/Pages/Embed.aspx", self._viewer),
+                Route("/Panopto/Pages/Viewer/Default.aspx", self._viewer),
                 Route("/Panopto/Pages/Auth/Login.aspx", self._login),
                 Route(delivery, self._delivery_info, methods=["GET", "POST"]),
-                Route("/Panopto/Podcast/Download/{name}.mp4", self._podcast),
+                Route("/Panopto/Podcast/{way}/{name}.mp4", self._podcast),
                 Route("/sessions/{guid}/{track}/hls/{name}", self._hls_file),
                 Route("/sessions/{guid}/{track}/{name}.mp4", self._media),
             ]
@@ -158,7 +159,8 @@ class PanoptoSimulator:
         if recording is None:
             return JSONResponse({"ErrorCode": 3, "ErrorMessage": "The session was not found."})
         return self._delivery_fault(request, recording) or JSONResponse(
-            recording.delivery_info(self.base_url),
+            # As a custom host does, it names itself as it was asked.
+            recording.delivery_info(str(request.base_url).rstrip("/")),
             headers={"set-cookie": f"{COOKIE}; path=/; HttpOnly"},
         )
 
@@ -215,24 +217,10 @@ class PanoptoSimulator:
             return audio_alone(recording.media, Path(self._hls.name) / f"{recording.guid}.mp4")
 
     def _packaged(self, recording: Recording, source: Path, track: str) -> Path:
-        shape = (
-            recording.hls_audio_rendition,
-            recording.hls_fragmented_mp4,
-            recording.hls_encrypted,
-            recording.hls_discontinuity,
-            recording.hls_gap,
-        )
-        name = "-".join([recording.guid, track, *map(str, shape)])
+        shape = recording.hls_shape
+        name = "-".join([recording.guid, track, *map(str, astuple(shape))])
         with self._packaging:
-            return package(
-                source,
-                Path(self._hls.name) / name,
-                audio_rendition=recording.hls_audio_rendition,
-                fragmented_mp4=recording.hls_fragmented_mp4,
-                encrypted=recording.hls_encrypted,
-                discontinuity=recording.hls_discontinuity,
-                gap=recording.hls_gap,
-            ).parent
+            return package(source, Path(self._hls.name) / name, shape).parent
 
     def _asked_for(self, guid: str | None, tid: str | None) -> Recording | None:
         if guid:

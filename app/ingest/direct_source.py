@@ -1,0 +1,68 @@
+"""Links that are media themselves: a file or an HLS playlist, by its name or by what it answers."""
+
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.ingest.delivery import kind_of
+from app.ingest.fetch import require_media
+from app.ingest.guard import GuardedClient, content_type, origin_of
+from app.ingest.http_failures import no_recording
+from app.ingest.protocols import LectureRequest, MediaLocation, ResolvedLecture
+
+_MEDIA_EXTENSIONS = frozenset(
+    {".mp4", ".m4a", ".m4v", ".mov", ".mp3", ".aac", ".webm", ".mkv", ".mka", ".ts"}
+    | {".ogg", ".oga", ".opus", ".wav", ".flac"}
+)
+_HLS_TYPES = frozenset(
+    {"application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl"}
+)
+_BINARY_TYPES = frozenset({"application/octet-stream", "binary/octet-stream", "application/mp4"})
+
+
+class DirectSource:
+    """`LectureSource` for the stream that the user gave, else for the link itself; asked last."""
+
+    def __init__(self, client: GuardedClient) -> None:
+        self._client = client
+
+    async def resolve(self, request: LectureRequest) -> ResolvedLecture | None:
+        """Return the link as the one medium, or raise `IngestFailed` where it is none."""
+        location = await location_of(self._client, request.stream_url or request.panopto_url)
+        return ResolvedLecture(request.session_id, None, None, (location,))
+
+
+async def location_of(client: GuardedClient, url: str) -> MediaLocation:
+    """Tell a playlist from a file: by the extension, else by what the server says of it.
+
+    Raises `IngestFailed` where it is neither.
+    """
+    if origin_of(url) is None:
+        raise no_recording()
+    if names_media(url):
+        return MediaLocation(kind_of(url), url)
+    async with client.stream("GET", url) as response:
+        return MediaLocation(await _sniffed(response), url)
+
+
+def names_media(url: str) -> bool:
+    """Whether the URL's extension says that it is a media file or an HLS playlist."""
+    suffix = PurePosixPath(urlsplit(url).path.lower()).suffix
+    return kind_of(url) == "hls" or suffix in _MEDIA_EXTENSIONS
+
+
+async def _sniffed(response: httpx.Response) -> str:
+    media_type = content_type(response)
+    if media_type in _HLS_TYPES:
+        return "hls"
+    require_media(response)
+    if media_type.startswith(("video/", "audio/")):
+        return "mp4"
+    async for chunk in response.aiter_raw():
+        if chunk.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"#EXTM3U"):
+            return "hls"
+        if media_type in _BINARY_TYPES:
+            return "mp4"
+        break
+    raise no_recording()
