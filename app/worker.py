@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -29,6 +29,7 @@ from app.jobs.worker import RingWorker
 from app.observability import configure_logging
 from app.services.downloads import LectureDownloads
 from app.services.page_counts import PageCounts
+from app.services.store_sweep import StoreSweep, interval_of, sweep_forever
 from app.services.sweep import Sweep, plan_sweep
 from app.services.unit_of_work import Work
 from app.settings import Settings
@@ -50,7 +51,7 @@ def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[Job
         settings.download_timeout_seconds,
     )
     pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
-    sweep = Sweep(backends.work, backends.storage, backends.scratch, settings.sweep_grace_seconds)
+    sweep = Sweep(backends.work, backends.storage, settings.sweep_grace_seconds)
     return [downloads, pages, sweep]
 
 
@@ -68,8 +69,11 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         doorbell = RingWorker(queue, backends.wakeups, runner)
         await stack.enter_async_context(doorbell.answering())
-        planning = asyncio.create_task(_plan_sweep(backends.work))
-        stack.push_async_callback(_end, planning)
+        _run_beside(stack, _plan_sweep(backends.work))
+        if backends.scratch is not backends.storage:
+            grace = settings.sweep_grace_seconds
+            scratch = StoreSweep(backends.work, backends.scratch, grace)
+            _run_beside(stack, sweep_forever(scratch, interval_of(grace)))
         yield runner
 
 
@@ -96,6 +100,12 @@ async def _plan_sweep(work: Work) -> None:
         except DATABASE_TROUBLE:
             log.warning("database_unreachable")
             await asyncio.sleep(RECOVERY_SECONDS)
+
+
+def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+    """Run it until the stack ends."""
+    task = asyncio.create_task(work)
+    stack.push_async_callback(_end, task)
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

@@ -251,6 +251,8 @@ async def running_edge(graphiql: str | None = None, **changes: object) -> AsyncI
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
         running_server(_BearerOnly(endpoint), settings) as edge.address,
-        httpx.AsyncClient(base_url=edge.address, headers=headers, trust_env=False) as edge.http,
+        httpx.AsyncClient(
+            base_url=edge.address, headers=headers, trust_env=False, verify=False, timeout=60
+        ) as edge.http,
     ):
         yield edge

@@ -1,5 +1,6 @@
 """A small graphql-transport-ws client that shows every message as it came."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 SUBPROTOCOL = "graphql-transport-ws"
+PATIENCE_SECONDS = 60.0
 
 
 class GraphQLSocketClient:
@@ -55,7 +57,8 @@ class GraphQLSocketClient:
 
     async def receive(self) -> dict[str, Any]:
         """Return the next message; raise `ConnectionClosed` where the server has closed."""
-        message = json.loads(await self._connection.recv())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            message = json.loads(await self._connection.recv())
         assert isinstance(message, dict)
         return message
 
@@ -71,8 +74,9 @@ class GraphQLSocketClient:
     async def close_code(self) -> int | None:
         """Wait until the server closes, whatever it sends before, and return the code."""
         try:
-            while True:
-                await self._connection.recv()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    await self._connection.recv()
         except ConnectionClosed as closed:
             return closed.rcvd.code if closed.rcvd else None
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import httpx
 import obstore
+import pytest
 from obstore.store import S3Store
 
 from app.settings import Settings, load_settings
@@ -34,6 +35,13 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 server.stop()
 """
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server of this pytest process, with one bucket; tests take prefixes of their own."""
+    with running_s3() as endpoint:
+        yield endpoint
 
 
 @contextlib.contextmanager

@@ -15,7 +15,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
+from app.auth.issuer import DevelopmentIssuer
 from tests.wait import wait_until
+
+ISSUER_KEY = "development-issuer.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +67,5 @@ def issuer_directory() -> Path:
     """A DATA_DIR for a whole test run, so that the issuer's key is made once."""
     directory = Path(tempfile.mkdtemp(prefix="sb-issuer-"))
     atexit.register(shutil.rmtree, directory)
+    DevelopmentIssuer.load(directory)
     return directory

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 POLL_SECONDS = 1.0
 RING_TIMEOUT_SECONDS = 10
 MAX_RINGS_AT_ONCE = 50
+_END_SECONDS = 1.0
 
 
 async def answer_ring(ctx: dict[str, Any]) -> None:
@@ -59,6 +60,7 @@ class RingWorker(Worker):
                     await self._poll_iteration()
                 except (RedisError, OSError) as error:
                     log.warning("doorbell_unreachable", reason=type(error).__name__)
+                    await self._begin_anew()
                     await asyncio.sleep(RECOVERY_SECONDS)
                 await bell.wait(POLL_SECONDS)
 
@@ -73,3 +75,20 @@ class RingWorker(Worker):
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=1)
+            await self._end_rings()
+
+    async def _begin_anew(self) -> None:
+        """Forget what was begun: arq counts a ring whose start has failed as one that goes on."""
+        await self._end_rings()
+        self.job_counter = 0
+        self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
+
+    async def _end_rings(self) -> None:
+        """Let what was begun end, so that no connection is closed under it."""
+        rings = list(self.tasks.values())
+        self.tasks.clear()
+        if rings:
+            _, late = await asyncio.wait(rings, timeout=_END_SECONDS)
+            for ring in late:
+                ring.cancel()
+            await asyncio.gather(*rings, return_exceptions=True)

@@ -2,12 +2,12 @@
 
 It is a job of the ledger like any other, so one worker at a time does it, and it queues itself
 again when it is done.  What it removes: items that nobody is linked to, objects without a row,
-half-written files, and old closed jobs.  Rows whose object is missing are only reported.
+half-written files, and old closed jobs.  Rows whose object is missing are only reported.  A scratch
+folder that is a machine's own is swept by that machine's workers (`store_sweep.sweep_forever`).
 """
 
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -18,37 +18,17 @@ from app.db.ledger import Lease
 from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
-from app.services.inventory import (
-    BATCH,
-    is_pointed_at,
-    lecture_of,
-    orphans_among,
-    stored_items,
-)
+from app.services.inventory import is_pointed_at, stored_items
 from app.services.removal import delete_objects, remove_document, remove_lecture
+from app.services.store_sweep import StoreSweep, interval_of
 from app.services.unit_of_work import Work
-from app.storage.protocol import LocalFiles, ObjectInfo, ObjectStore
+from app.storage.protocol import ObjectStore
 
 log = structlog.get_logger()
 
 SWEEP_SUBJECT = UUID(int=0)
-MIN_INTERVAL_SECONDS = 1.0
-MAX_INTERVAL_SECONDS = 300.0
 KEEP_CLOSED_JOBS_FOR = timedelta(days=7)
 _MAX_ITEMS = 1000
-
-
-@runtime_checkable
-class HasPartials(Protocol):
-    """A store that can tell what was being written when its process died."""
-
-    def list_partials(self) -> AsyncIterator[ObjectInfo]:
-        """Yield them."""
-        ...
-
-    async def delete_partial(self, key: str) -> None:
-        """Delete one of them."""
-        ...
 
 
 async def plan_sweep(work: Work) -> None:
@@ -62,26 +42,18 @@ class Sweep:
 
     kind = JobKind.SWEEP
 
-    def __init__(
-        self, work: Work, storage: ObjectStore, scratch: LocalFiles, grace_seconds: float
-    ) -> None:
+    def __init__(self, work: Work, storage: ObjectStore, grace_seconds: float) -> None:
         self._work = work
-        self._stores = [storage] if scratch is storage else [storage, scratch]
         self._storage = storage
+        self._objects = StoreSweep(work, storage, grace_seconds)
         self._grace = timedelta(seconds=grace_seconds)
-        interval = min(max(grace_seconds / 4, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS)
-        self._interval = timedelta(seconds=interval)
+        self._interval = timedelta(seconds=interval_of(grace_seconds))
 
     async def run(self, lease: Lease) -> str:
         """Sweep once, and queue the next one."""
         await self._unlinked_lectures()
         await self._unlinked_documents()
-        for store in self._stores:
-            seen = await self._orphans(store)
-            if store is self._storage:
-                await self._report_missing(seen)
-            if isinstance(store, HasPartials):
-                await self._partials(store)
+        await self._report_missing(await self._objects.run())
         await self._requeue(lease, self._interval)
         return JobState.DONE
 
@@ -130,36 +102,6 @@ class Sweep:
         async with self._work.sessions() as session:
             return (await session.scalars(query.limit(_MAX_ITEMS))).all()
 
-    async def _orphans(self, store: ObjectStore) -> set[str]:
-        """Delete objects that no row has, unless they are young or an open job may need them.
-
-        Returns the keys of all that were there.
-        """
-        seen: set[str] = set()
-        old: list[str] = []
-        async for found in store.list_files():
-            seen.add(found.key)
-            if self._is_old(found):
-                old.append(found.key)
-        for start in range(0, len(old), BATCH):
-            async with self._work.sessions() as session:
-                orphans = await orphans_among(session, old[start : start + BATCH])
-            for key in orphans:
-                await self._delete_orphan(store, key)
-        return seen
-
-    def _is_old(self, found: ObjectInfo) -> bool:
-        return datetime.now(UTC) - found.modified_at > self._grace
-
-    async def _delete_orphan(self, store: ObjectStore, key: str) -> None:
-        """Delete the object under its lecture's row lock, so that no attempt puts it meanwhile."""
-        async with self._work.begin() as unit:
-            mine = select(Lecture.id).where(Lecture.id == lecture_of(key))
-            await unit.session.execute(mine.with_for_update())
-            if await orphans_among(unit.session, [key]):
-                await store.delete_file(key)
-                log.info("swept_object", key=key)
-
     async def _report_missing(self, seen: set[str]) -> None:
         """Log the rows that point at nothing; only an operator knows what to do about them."""
         async with self._work.sessions() as session:
@@ -178,9 +120,3 @@ class Sweep:
     async def _is_pointed_at(self, key: str) -> bool:
         async with self._work.sessions() as session:
             return await is_pointed_at(session, key)
-
-    async def _partials(self, store: HasPartials) -> None:
-        async for found in store.list_partials():
-            if self._is_old(found):
-                await store.delete_partial(found.key)
-                log.info("swept_partial", key=found.key)

@@ -14,7 +14,7 @@ from app.supervisor import free_address
 from tests.fault.processes import Deployment
 from tests.service import Service
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 2.0
 
 
 @pytest.fixture(scope="session")

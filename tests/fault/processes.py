@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from app.embedded.process import spawn
 from app.settings import Settings
 from tests.wait import wait_until
 
@@ -28,13 +29,12 @@ class Deployment:
         """Start ``api``, ``worker``, or another worker as ``worker-2``."""
         self.logs.mkdir(exist_ok=True)
         with self._log(name).open("ab") as log:
-            process = subprocess.Popen(
+            # Leashed: a pytest that is killed runs no clean-up.
+            process = spawn(
                 [sys.executable, "-m", "app.cli", name.partition("-")[0]],
-                env={**os.environ, **self._environment(), **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                death_signal=signal.SIGKILL,
+                environment={**os.environ, **self._environment(), **environment},
+                output=log,
             )
         self.running[name] = process
         self.pids.add(process.pid)

@@ -14,6 +14,7 @@ from app.domain import JobKind
 from app.embedded.panopto import Recording
 from tests.fault.ledger_state import Database, all_ended, assert_one_effect
 from tests.fault.processes import Deployment
+from tests.pdfs import make_pdf
 from tests.service import Client, Service
 from tests.wait import wait_until
 
@@ -21,18 +22,23 @@ VICTIMS = (("worker",), ("api",), ("api", "worker"))
 LONGEST_SECONDS = 15.0
 
 
-@pytest.mark.fault
 async def test_kills(service: Service, deployment: Deployment, media: Path) -> None:
-    await _kill_repeatedly(service, deployment, media, rounds=3, lectures=4)
+    await _kill_repeatedly(service, deployment, media, rounds=3, lectures=4, download_seconds=1.0)
 
 
 @pytest.mark.fault_long
 async def test_fifty_kills(service: Service, deployment: Deployment, media: Path) -> None:
-    await _kill_repeatedly(service, deployment, media, rounds=50, lectures=20)
+    await _kill_repeatedly(service, deployment, media, rounds=50, lectures=20, download_seconds=2.7)
 
 
 async def _kill_repeatedly(
-    service: Service, deployment: Deployment, media: Path, *, rounds: int, lectures: int
+    service: Service,
+    deployment: Deployment,
+    media: Path,
+    *,
+    rounds: int,
+    lectures: int,
+    download_seconds: float,
 ) -> None:
     database = Database(service.settings.database_url or "")
     deployment.start("worker-2")
@@ -40,7 +46,9 @@ async def _kill_repeatedly(
     recoveries: list[float] = []
     for number in range(rounds):
         victims = VICTIMS[number % len(VICTIMS)]
-        recoveries += await _one_round(service, deployment, media, victims, lectures)
+        recordings = [_recording(service, media, download_seconds) for _ in range(lectures)]
+        random_point = random.uniform(0.2, 1.1 * download_seconds)
+        recoveries += await _one_round(service, deployment, recordings, victims, random_point)
     await all_ended(database, rounds * lectures)
     await assert_one_effect(service, deployment, database)
     _report(f"{rounds} kills, {rounds * lectures} lectures", recoveries)
@@ -48,14 +56,17 @@ async def _kill_repeatedly(
 
 
 async def _one_round(
-    service: Service, deployment: Deployment, media: Path, victims: tuple[str, ...], count: int
+    service: Service,
+    deployment: Deployment,
+    recordings: list[Recording],
+    victims: tuple[str, ...],
+    random_point: float,
 ) -> list[float]:
-    """Request, kill at some moment, start again; return how long each orphan had to wait."""
+    """Request, kill after so many seconds, start again; return how long each orphan had to wait."""
     database = Database(service.settings.database_url or "")
     before = len(await database.attempts())
-    recordings = [_recording(service, media) for _ in range(count)]
     requests = [asyncio.create_task(_until_answered(service, each)) for each in recordings]
-    await asyncio.sleep(random.uniform(0.2, 3.0))  # the random point
+    await asyncio.sleep(random_point)
     orphans = await _held_by_victims(database, victims)
     killed_at = time.monotonic()
     for victim in victims:
@@ -63,15 +74,15 @@ async def _one_round(
     waiting = [asyncio.create_task(_taken_up_again(database, *each)) for each in orphans.items()]
     await asyncio.gather(*(deployment.restart(victim) for victim in victims))
     answered = await asyncio.gather(*requests)
-    assert len(set(answered)) == count, "a lecture was doubled, or lost"
+    assert len(set(answered)) == len(recordings), "a lecture was doubled, or lost"
     again = await asyncio.gather(*waiting)
-    await all_ended(database, before + count)
+    await all_ended(database, before + len(recordings))
     return [moment - killed_at for moment in again if moment is not None]
 
 
-def _recording(service: Service, media: Path) -> Recording:
+def _recording(service: Service, media: Path, download_seconds: float) -> Recording:
     recording = service.simulator.add(Recording(media, offers=("mp4",)))
-    recording.faults.bytes_per_second = 150_000
+    recording.faults.bytes_per_second = round(media.stat().st_size / download_seconds)
     return recording
 
 
@@ -121,13 +132,12 @@ def _report(what: str, seconds: list[float]) -> None:
     )
 
 
-@pytest.mark.fault
 async def test_what_kills_three_workers_fails_and_hurts_nobody_else(
     service: Service, deployment: Deployment, media: Path
 ) -> None:
     database = Database(service.settings.database_url or "")
     ada = service.user("ada")
-    innocent, killer = _slow(service, media, 200_000), _slow(service, media, 2_000)
+    innocent, killer = (_recording(service, media, seconds) for seconds in (2.0, 200.0))
     others = (await ada.request(service.course, service.simulator.viewer_url(innocent)))["lecture"]
     lecture = (await ada.request(service.course, service.simulator.viewer_url(killer)))["lecture"]
     for crashes in range(3):
@@ -142,12 +152,6 @@ async def test_what_kills_three_workers_fails_and_hurts_nobody_else(
     await wait_until(
         lambda: service.stored() == {f"audio/{others['id']}.m4a"}, "no strays", timeout_seconds=20
     )
-
-
-def _slow(service: Service, media: Path, bytes_per_second: int) -> Recording:
-    recording = _recording(service, media)
-    recording.faults.bytes_per_second = bytes_per_second
-    return recording
 
 
 async def _is_run(database: Database, lecture_id: str, crashes: int) -> None:
@@ -165,7 +169,6 @@ async def _let_leases_run_out(database: Database) -> None:
     await database.rows("UPDATE jobs SET lease_until = now() WHERE state = 'running' RETURNING 1")
 
 
-@pytest.mark.fault
 async def test_a_paused_worker_changes_nothing_when_it_goes_on(
     service: Service, deployment: Deployment, media: Path
 ) -> None:
@@ -187,7 +190,7 @@ async def _pause(service: Service, deployment: Deployment, media: Path) -> None:
     ada = service.user("ada")
     known = len(await database.attempts())
     for _ in range(4):
-        url = service.simulator.viewer_url(_recording(service, media))
+        url = service.simulator.viewer_url(_recording(service, media, 1.5))
         await ada.request(service.course, url)
     await asyncio.sleep(random.uniform(0.3, 1.3))  # the random point
     with deployment.paused("worker"):
@@ -207,7 +210,6 @@ async def _renews_again(database: Database, deployment: Deployment) -> bool:
     return log.count("job_claimed") == log.count("job_ended")
 
 
-@pytest.mark.fault
 async def test_uploads_race_with_unlinks(service: Service, deployment: Deployment) -> None:
     await _race_uploads(service, deployment, rounds=20)
 
@@ -221,8 +223,6 @@ async def test_two_hundred_uploads_race_with_unlinks(
 
 async def _race_uploads(service: Service, deployment: Deployment, rounds: int) -> None:
     """The last unlink and a new upload of the same bytes, again and again, at the same moment."""
-    from tests.pdfs import make_pdf
-
     ada, bob = service.user("ada"), service.user("bob")
     course, content = uuid4(), make_pdf(2, "race")
     held = (await ada.upload(course, content))["document"]["id"]

@@ -24,11 +24,10 @@ COMPLETED = {"status": "COMPLETED", "failure": None, "errorMessage": None}
 RESUMES_WITHIN_SECONDS = 5.0
 
 
-@pytest.mark.fault
 async def test_redis_away_for_a_while(
     service: Service, deployment: Deployment, media: Path, redis_server: EmbeddedRedis
 ) -> None:
-    await _without_redis(service, deployment, media, redis_server, seconds=3)
+    await _without_redis(service, deployment, media, redis_server, seconds=1.5)
 
 
 @pytest.mark.fault_long
@@ -93,13 +92,12 @@ async def _last_state(socket: GraphQLSocketClient) -> dict[str, Any]:
             state = message["payload"]["data"]["lectureStatus"]
 
 
-def _recording(service: Service, media: Path, bytes_per_second: int = 400_000) -> Recording:
+def _recording(service: Service, media: Path, bytes_per_second: int = 1_000_000) -> Recording:
     recording = service.simulator.add(Recording(media, offers=("mp4",)))
     recording.faults.bytes_per_second = bytes_per_second
     return recording
 
 
-@pytest.mark.fault
 async def test_postgres_restarts(
     service: Service, deployment: Deployment, media: Path, postgres_server: EmbeddedPostgres
 ) -> None:
@@ -147,7 +145,6 @@ async def _until_answered(client: Client, service: Service, url: str) -> str:
     return await wait_until(answered, "the request is answered", timeout_seconds=5)
 
 
-@pytest.mark.fault
 async def test_a_full_disk(service: Service, deployment: Deployment, media: Path) -> None:
     """No file may grow over 100 kB, which the system says in the words of a full disk."""
     database, ada = Database(service.settings.database_url or ""), service.user("ada")
@@ -179,7 +176,6 @@ def _limit_files(pid: int, size_bytes: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
 
 
-@pytest.mark.fault
 async def test_an_upstream_that_is_cut(
     service: Service, deployment: Deployment, media: Path
 ) -> None:

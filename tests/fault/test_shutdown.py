@@ -17,8 +17,6 @@ from tests.pdfs import make_pdf
 from tests.service import UPLOAD, Client, Service
 from tests.wait import wait_until
 
-pytestmark = pytest.mark.fault
-
 FEED = "subscription { myLectures { lectureId } }"
 BOUNDARY = "studybuddy-boundary"
 

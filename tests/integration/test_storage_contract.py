@@ -8,14 +8,13 @@ import stat
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from app.errors import InvalidKey, ObjectNotFound, StorageError, StorageFull
 from app.settings import Settings, load_settings
@@ -29,16 +28,6 @@ from tests.wait import wait_until
 BUCKET = "studybuddy"
 MIB = 1024 * 1024
 BAD_KEYS = ["", "../x", "/etc", "a//b", "a/../b", ".hidden", "a/.b", "a\0b", "a\n", "a/", "x" * 256]
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://127.0.0.1:{1}".format(*server.get_host_and_port())
-    httpx.put(f"{endpoint}/{BUCKET}").raise_for_status()
-    yield endpoint
-    server.stop()
 
 
 def s3_settings(endpoint: str, prefix: str) -> Settings:

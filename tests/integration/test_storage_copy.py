@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,14 @@ from app.storage.copying import Copied, CopyJob, Outcome
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
 from app.storage.protocol import ObjectStore, StoredFileMeta
-from tests.s3 import BUCKET, KEYS, running_s3
+from tests.s3 import BUCKET, KEYS
 
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with running_s3() as endpoint:
-        yield endpoint
+@pytest.fixture
+def endpoint(s3_endpoint: str) -> str:
+    return s3_endpoint
 
 
 async def stream(content: bytes) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,7 +17,7 @@ from app.errors import ConfigurationError, InvalidKey, StorageError
 from app.settings import Settings
 from app.storage.protocol import Presentation
 from app.storage.s3 import S3Storage
-from tests.s3 import BUCKET, Fault, FaultyProxy, open_uploads, running_s3, s3_settings
+from tests.s3 import BUCKET, Fault, FaultyProxy, open_uploads, s3_settings
 from tests.serving import serving
 from tests.wait import wait_until
 
@@ -25,10 +25,9 @@ MIB = 1024 * 1024
 AS_PDF = Presentation("application/pdf", 'inline; filename="a b.pdf"', "private")
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with running_s3() as endpoint:
-        yield endpoint
+@pytest.fixture
+def endpoint(s3_endpoint: str) -> str:
+    return s3_endpoint
 
 
 @pytest.fixture

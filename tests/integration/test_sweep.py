@@ -71,7 +71,7 @@ class Store:
         async with self.backends.sessions.begin() as session:
             (lease,) = await ledger.claim(session, [JobKind.SWEEP], 1)
         backends = self.backends
-        await Sweep(backends.work, backends.storage, backends.scratch, grace_seconds).run(lease)
+        await Sweep(backends.work, backends.storage, grace_seconds).run(lease)
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from typing import Any
 import httpx
 import hypothesis.strategies as st
 import pytest
-import schemathesis.graphql
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis_graphql import from_schema
 
 from app.schema.root import schema as studybuddy
 from tests.graphql_ws import open_socket
@@ -85,6 +83,8 @@ def as_bytes(value: object) -> bytes:
 async def test_documents_made_from_the_schema(
     service: Service, ada: Client, admin: Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    from hypothesis_graphql import from_schema  # a second to import, which few tests need
+
     documents = examples(from_schema(SDL, custom_scalars=_literals()), CASES or 60)
 
     async def send(document: str) -> httpx.Response:
@@ -101,6 +101,8 @@ async def test_documents_made_from_the_schema(
 async def test_schemathesis_finds_no_fault(
     service: Service, ada: Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import schemathesis.graphql  # the same
+
     for name, values in _literals().items():
         schemathesis.graphql.scalar(name, values)
     loaded = schemathesis.graphql.from_file(SDL)

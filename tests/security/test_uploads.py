@@ -37,7 +37,6 @@ BOMBS = {
     ),
     "two billion pages": pdf_of(CATALOG, b"<</Type/Pages/Kids[]/Count 2147483647>>"),
     "fewer than no pages": pdf_of(CATALOG, b"<</Type/Pages/Kids[]/Count -5>>"),
-    "a flate bomb": flate_bomb(),
     "deep arrays": pdf_of(CATALOG, b"[" * 200_000 + b"]" * 200_000),
     "a table that points at itself": pdf_of(CATALOG, tail=b"startxref\n9\n") + b"startxref\n0\n",
     "a tree of 20,000 levels": pdf_of(
@@ -48,10 +47,11 @@ BOMBS = {
 
 
 async def test_bombs_hurt_nobody(service: Service, ada: Client) -> None:
+    bombs = BOMBS | {"a flate bomb": flate_bomb()}
     sent = await asyncio.gather(
         *(
             ada.upload(service.course, content, f"{n}.pdf")
-            for n, content in enumerate(BOMBS.values())
+            for n, content in enumerate(bombs.values())
         )
     )
     good = (await ada.upload(service.course, make_pdf(4)))["document"]
@@ -59,12 +59,12 @@ async def test_bombs_hurt_nobody(service: Service, ada: Client) -> None:
     async def counted() -> bool:
         return (await ada.document(good["id"]))["pageCount"] == 4
 
-    await wait_until(counted, "a good one is counted all the same", timeout_seconds=40)
-    for name, answer in zip(BOMBS, sent, strict=True):
+    await wait_until(counted, "a good one is counted all the same")
+    for name, answer in zip(bombs, sent, strict=True):
         document = await ada.document(answer["document"]["id"])
         assert document["status"] == "UPLOADED", name
         assert document["pageCount"] is None or 0 <= document["pageCount"] < 2**31, name
-        assert (await ada.get(document["fileUrl"])).content == BOMBS[name], name
+        assert (await ada.get(document["fileUrl"])).content == bombs[name], name
 
 
 POLYGLOTS = {
