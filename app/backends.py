@@ -1,9 +1,12 @@
 """What the API and the worker both stand on, opened and closed in one place."""
 
+import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -14,8 +17,28 @@ from app.jobs.doorbell import ArqDoorbell, open_ring_queue
 from app.services.quotas import RequestCounter
 from app.services.unit_of_work import Work
 from app.settings import Settings
+from app.started import announce_start
 from app.storage.factory import open_scratch, open_storage
 from app.storage.protocol import LocalFiles, ObjectStore
+
+log = structlog.get_logger()
+
+CLOSE_SECONDS = 1.5
+"""With the ten of the running requests less than the twelve after which a process is killed."""
+
+_MAX_CUTS = 16
+_CUT_SECONDS = 0.05
+
+_WRONG_FOLDER = {
+    errno.EACCES,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What no patience mends: the folder is not there and cannot be made, or is not ours to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +58,14 @@ class Backends:
 
 @asynccontextmanager
 async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
-    """Open the backends; on leaving, announce what has committed and close them in reverse."""
+    """Open the backends; on leaving, announce what has committed and close them in reverse.
+
+    None of them has to answer, be it at the start or at the end: a server that hangs, or a full
+    storage, keeps no process from either.
+    """
     if settings.database_url is None or settings.redis_url is None:
         raise ConfigurationError("DATABASE_URL and REDIS_URL: both must be known here")
-    async with AsyncExitStack() as stack:
+    async with closing_in_time(CLOSE_SECONDS) as stack:
         engine = make_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
         storage = open_storage(settings)
@@ -55,15 +82,51 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         stack.push_async_callback(work.drain)
         requests = RequestCounter.from_settings(settings)
         stack.push_async_callback(requests.close)
+        announce_start()
         yield Backends(settings, engine, sessions, storage, scratch, wakeups, queue, work, requests)
 
 
+@asynccontextmanager
+async def closing_in_time(seconds: float) -> AsyncIterator[AsyncExitStack]:
+    """Give a stack that is unwound in about ``seconds`` all together, whatever hangs.
+
+    What is not closed by then is cut short, and ends with the process.
+    """
+    stack = AsyncExitStack()
+    try:
+        yield stack
+    finally:
+        closing = asyncio.create_task(stack.aclose())
+        await asyncio.wait([closing], timeout=seconds)
+        if closing.done():
+            closing.result()
+        else:
+            log.warning("closing_cut_short")
+            await _cut_short(closing)
+
+
+async def _cut_short(closing: "asyncio.Task[None]") -> None:
+    """Cancel what hangs, and what hangs after that: the stack goes on from each to the next."""
+    for _ in range(_MAX_CUTS):
+        closing.cancel()
+        if (await asyncio.wait([closing], timeout=_CUT_SECONDS))[0]:
+            await asyncio.gather(closing, return_exceptions=True)
+            return
+
+
 async def _require_folder(storage: ObjectStore, settings: Settings) -> None:
-    """Refuse a folder that cannot be used; a bucket that is away may come back."""
+    """Refuse a folder that cannot be used; one that is full, or a bucket, may come back."""
     if not settings.resolved_storage_url.startswith("file:"):
         return
     try:
         await storage.check()
     except StorageError as error:
+        if not _is_wrong_folder(error):
+            log.warning("storage_unusable", reason=error.message)
+            return
         name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
         raise ConfigurationError(f"{name}: the storage folder cannot be used") from error
+
+
+def _is_wrong_folder(error: StorageError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _WRONG_FOLDER

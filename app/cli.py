@@ -7,12 +7,14 @@ import argparse
 import asyncio
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from app.embedded.process import stop
-from app.embedded.servers import EmbeddedServers, make_data_directory
+from app.embedded.servers import EmbeddedServers, database_directory, make_data_directory
 from app.errors import ConfigurationError, StorageError
 from app.settings import Settings, checked_storage_url, load_settings
 from app.supervisor import Address, CannotRun, Child, Supervisor, free_address, run_command
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
 
 CONFIGURATION_EXIT = 2
 INTERRUPTED_EXIT = 130
+TERMINATED_EXIT = 143
 FINDINGS_EXIT = 1
+UNEXAMINED_EXIT = 3
 DEFAULT_TOKEN_SECONDS = 3600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 (cannot run), or 2 (wrong setting)."""
+    """Run the command line and return its exit code: 0, 1 (cannot run), or 2 (wrong setting).
+
+    `doctor` returns 1 for findings, and 3 where it could not look.
+    """
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options, load_settings()))
@@ -125,7 +132,7 @@ def _worker(_: argparse.Namespace, settings: Settings) -> int:
 
 
 def _migrate(_: argparse.Namespace, settings: Settings) -> int:
-    _exit_on_sigterm()
+    _exit_on_sigterm(TERMINATED_EXIT)
     with EmbeddedServers(settings) as servers:
         _upgrade(servers.settings)
     return 0
@@ -155,7 +162,7 @@ def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:
     from app.services.storage_keys import is_temporary
     from app.storage.copy_command import copy_storage
 
-    _exit_on_sigterm()
+    _exit_on_sigterm(TERMINATED_EXIT)
     return asyncio.run(
         copy_storage(
             settings,
@@ -176,40 +183,67 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    _exit_on_sigterm()
-    with EmbeddedServers(settings) as servers:
-        _migrate_own(servers)
-        findings = asyncio.run(_examine(servers.settings, deep=options.deep))
+    _exit_on_sigterm(UNEXAMINED_EXIT)
+    try:
+        findings = _findings(settings, deep=options.deep)
+    except (ConfigurationError, CannotRun):
+        raise
+    except Exception:  # noqa: BLE001 - Python's own exit code for it would say: findings
+        traceback.print_exc()
+        return UNEXAMINED_EXIT
     if not findings:
         _say("Rows, objects and jobs fit together.")
         return 0
+    _print_table(findings)
+    return FINDINGS_EXIT
+
+
+def _print_table(findings: "Sequence[Finding]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("problem", "item", title=f"{len(findings)} findings")
     for finding in findings:
         table.add_row(finding.problem, finding.item)
     Console().print(table)
-    return FINDINGS_EXIT
+
+
+def _findings(settings: Settings, *, deep: bool) -> "list[Finding]":
+    """Examine what is there; `CannotRun` where that cannot be had without making or mending it."""
+    from sqlalchemy.exc import DBAPIError
+
+    if settings.database_url is None and not database_directory(settings).exists():
+        raise CannotRun(
+            "DATA_DIR: there is no database in it yet; `studybuddy migrate` makes one",
+            UNEXAMINED_EXIT,
+        )
+    with EmbeddedServers(settings) as servers:
+        try:
+            return asyncio.run(_examine(servers.settings, deep=deep))
+        except (OSError, DBAPIError) as error:
+            reason = f"DATABASE_URL: the database refuses ({_last_words(error)})"
+            raise CannotRun(reason, UNEXAMINED_EXIT) from error
+        except StorageError as error:
+            raise CannotRun(f"STORAGE_URL: {error.message}", UNEXAMINED_EXIT) from error
 
 
 async def _examine(settings: Settings, *, deep: bool) -> "list[Finding]":
-    from sqlalchemy.exc import DBAPIError
-
     from app.db.engine import make_engine, make_sessions
+    from app.db.migrations import revision_drift
     from app.services.doctor import Doctor
-    from app.storage.factory import open_storage
+    from app.storage.factory import open_scratch, open_storage
 
-    engine, storage = make_engine(settings.database_url or ""), open_storage(settings)
-    try:
-        return await Doctor(make_sessions(engine), storage).examine(deep=deep)
-    except (OSError, DBAPIError) as error:
-        raise CannotRun(f"DATABASE_URL: the database refuses ({_last_words(error)})") from error
-    except StorageError as error:
-        raise CannotRun(f"STORAGE_URL: {error.message}") from error
-    finally:
-        await storage.close()
-        await engine.dispose()
+    database_url = settings.database_url or ""
+    if drift := await revision_drift(database_url):
+        reason = f"DATABASE_URL: not this version's schema ({'; '.join(drift)})"
+        raise CannotRun(f"{reason}; run `studybuddy migrate` first", UNEXAMINED_EXIT)
+    async with AsyncExitStack() as stack:
+        engine, storage = make_engine(database_url), open_storage(settings)
+        scratch = open_scratch(settings, storage)
+        for close in (engine.dispose, storage.close, scratch.close):
+            stack.push_async_callback(close)
+        elsewhere = None if scratch is storage else scratch
+        return await Doctor(make_sessions(engine), storage, elsewhere).examine(deep=deep)
 
 
 def _environment(settings: Settings, address: Address) -> dict[str, str]:
@@ -260,11 +294,14 @@ def _last_words(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _exit_on_sigterm() -> None:
-    """End by an exception, so that what was started is stopped in order."""
+def _exit_on_sigterm(exit_code: int = 0) -> None:
+    """End by an exception, so that what was started is stopped in order.
+
+    Zero is for what runs until it is stopped: a task that was stopped half way is not done.
+    """
 
     def leave(_: int, __: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
+        raise SystemExit(exit_code)
 
     signal.signal(signal.SIGTERM, leave)
 

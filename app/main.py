@@ -36,8 +36,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(verifier.close)
+            links = LinkSigner(load_secret(settings))
             backends = await stack.enter_async_context(open_backends(settings))
-            app.state.studybuddy = AppState(settings, backends, LinkSigner(load_secret(settings)))
+            app.state.studybuddy = AppState(settings, backends, links)
             yield
 
     # A redirect would lead to whatever host the request named.

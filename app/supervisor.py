@@ -1,5 +1,8 @@
 """`studybuddy run`: the API and a worker as two processes, kept alive and stopped together.
 
+It gives up on what never said that it had started: that cannot run as things are.  What has run
+once is started again for ever, be it ever so often, at longer and longer intervals.
+
 Light on purpose: it imports nothing of what it runs, and holds no connection.
 """
 
@@ -11,10 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.embedded.process import spawn
+from app.errors import ConfigurationError
+from app.started import VARIABLE
 
 READY_PATH = "/health/ready"
 
@@ -23,8 +28,10 @@ _STOP_SECONDS = 12.0  # the API gives its requests ten
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WATCHED = _STOP_SIGNALS | {signal.SIGCHLD}
 _STEADY_SECONDS = 10.0  # a child that has lived this long was started well
-_MAX_EARLY_EXITS = 3
+_MAX_FALSE_STARTS = 3
+_FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 8.0
+_MAX_DOUBLINGS = 4
 _CONFIGURATION_EXIT = 2
 
 
@@ -72,11 +79,17 @@ def free_address(host: str, port: int) -> Address:
         raise CannotRun(f"PORT: {port} on {host} {reason}; choose another") from error
 
 
-def run_command(name: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def run_command(
+    name: str, environment: Mapping[str, str], keep: Iterable[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start ``studybuddy name`` as a child that ends with this process."""
     # -P: the folder we happen to be in may hold another package named app.
     command = [sys.executable, "-P", "-m", "app.cli", name]
-    return spawn(command, death_signal=signal.SIGTERM, environment={**os.environ, **environment})
+    whole = {**os.environ, **environment}
+    return spawn(command, death_signal=signal.SIGTERM, environment=whole, keep=keep)
+
+
+Start = Callable[[str, Mapping[str, str], Iterable[int]], subprocess.Popen[bytes]]
 
 
 @dataclass
@@ -85,19 +98,32 @@ class Child:
 
     name: str
     environment: Mapping[str, str]
+    start: Start = run_command
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_after: float = 0.0
+    has_run: bool = False
+    """Whether one of the processes has said that it had started."""
     early_exits: int = 0
+    _ear: int | None = None
 
     def tend(self, now: float) -> None:
-        """Start the process where it is not there, sooner or later as it behaved before."""
+        """Start the process where it is not there, sooner or later as it behaved before.
+
+        Raises `CannotRun` for one that has never got as far as to start.
+        """
+        self._listen()
         if self.process is not None and self.process.poll() is not None:
-            self._mourn(now, self.process.returncode)
-            self.process = None
+            exit_code, self.process = self.process.returncode, None
+            if exit_code == _CONFIGURATION_EXIT and not self.has_run:
+                raise CannotRun(f"the {self.name} cannot run with these settings", exit_code)
+            self._mourn(now, _exit_words(exit_code))
         if self.process is None and now >= self.start_after:
-            self.process = run_command(self.name, self.environment)
             self.started_at = now
+            try:
+                self._start()
+            except OSError as error:  # no memory, no process or no descriptor is left
+                self._mourn(now, f"{error.strerror}")
 
     @property
     def alive(self) -> bool:
@@ -115,20 +141,46 @@ class Child:
             self.process.kill()
             self.process.wait()
 
-    def _mourn(self, now: float, exit_code: int) -> None:
+    def _start(self) -> None:
+        self._stop_listening()
+        self._ear, mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            told = {**self.environment, VARIABLE: str(mouth)}
+            self.process = self.start(self.name, told, [mouth])
+        finally:
+            os.close(mouth)
+
+    def _listen(self) -> None:
+        """Hear whether the process has started."""
+        if self._ear is not None:
+            try:
+                self.has_run |= bool(os.read(self._ear, 1))
+            except BlockingIOError:
+                return
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        if self._ear is not None:
+            os.close(self._ear)
+            self._ear = None
+
+    def _mourn(self, now: float, reason: str) -> None:
         early = now - self.started_at < _STEADY_SECONDS
-        self.early_exits = self.early_exits + 1 if early else 1
-        if exit_code == _CONFIGURATION_EXIT:
-            raise CannotRun(f"the {self.name} cannot run with these settings", exit_code)
-        if self.early_exits > _MAX_EARLY_EXITS:
+        self.early_exits = self.early_exits + 1 if early or not self.has_run else 1
+        if self.early_exits > _MAX_FALSE_STARTS and not self.has_run:
             raise CannotRun(
-                f"the {self.name} ended {self.early_exits} times as soon as it was started; "
-                "its own messages above tell why",
-                1,
+                f"the {self.name} ended {self.early_exits} times before it had started; "
+                "its own messages above tell why"
             )
-        pause = min(0.25 * 2**self.early_exits, _LONGEST_PAUSE_SECONDS)
+        pause = pause_after(self.early_exits)
         self.start_after = now + pause
-        _say(f"the {self.name} ended ({_exit_words(exit_code)}); starting it again in {pause:g} s")
+        _say(f"the {self.name} ended ({reason}); starting it again in {pause:g} s")
+
+
+def pause_after(failures: int) -> float:
+    """Return the seconds to wait after so many failures in a row; they double up to a cap."""
+    doublings = min(failures - 1, _MAX_DOUBLINGS)
+    return min(_FIRST_PAUSE_SECONDS * float(2**doublings), _LONGEST_PAUSE_SECONDS)
 
 
 @dataclass
@@ -136,7 +188,8 @@ class Supervisor:
     """Keeps ``children`` alive until a signal asks to stop.
 
     ``tend_servers`` is called several times a second, and ``announce`` once, when the API at
-    ``address`` says that it is ready.
+    ``address`` says that it is ready.  A server that cannot be had again is tried again, at longer
+    and longer intervals.
     """
 
     children: list[Child]
@@ -144,6 +197,8 @@ class Supervisor:
     announce: Callable[[], None]
     tend_servers: Callable[[], None]
     _announced: bool = field(default=False, init=False)
+    _failures: int = field(default=0, init=False)
+    _tend_servers_after: float = field(default=0.0, init=False)
 
     def run(self) -> None:
         """Return after a signal, all children ended; raise `CannotRun` where one cannot live."""
@@ -158,12 +213,26 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _tick(self) -> None:
-        self.tend_servers()
+        self._tend_servers()
         for child in self.children:
             child.tend(time.monotonic())
         if not self._announced and _is_ready(self.address):
             self._announced = True
             self.announce()
+
+    def _tend_servers(self) -> None:
+        """The servers have run when this process started: what keeps one down will pass."""
+        if time.monotonic() < self._tend_servers_after:
+            return
+        try:
+            self.tend_servers()
+        except (ConfigurationError, OSError) as error:
+            self._failures += 1
+            pause = pause_after(self._failures)
+            self._tend_servers_after = time.monotonic() + pause
+            _say(f"{error}; trying again in {pause:g} s")
+        else:
+            self._failures = 0
 
     def _stop_children(self) -> None:
         for child in self.children:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.backends import Backends, open_backends
+from app.backends import CLOSE_SECONDS, Backends, closing_in_time, open_backends
 from app.cancellation import ended
 from app.db.engine import make_engine, make_sessions
 from app.ingest.audio import PyAvAudioExtractor
@@ -58,7 +58,7 @@ def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[Job
 @asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     """Open a worker whose doorbell is answered; its runner is not started yet."""
-    async with AsyncExitStack() as stack:
+    async with closing_in_time(CLOSE_SECONDS) as stack:
         await require_known(settings.sources)
         backends = await stack.enter_async_context(open_backends(settings))
         downloader = PanoptoDownloader.from_settings(settings)

@@ -6,8 +6,10 @@ statement.  Where the server is reached directly, ``prepared_statement_cache_siz
 turns statement caching on; it saves a parse and a plan per query.
 """
 
+import contextlib
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import asyncpg
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -22,6 +24,8 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 10.0
 
+CLOSE_SECONDS = 0.5
+
 IDLE_SECONDS = 5.0
 
 _IDLE_LIMIT = "idle_limit_seconds"
@@ -31,6 +35,17 @@ _NOT_FOR_ASYNCPG = frozenset(
     {"channel_binding", "connect_timeout", "connection_limit", "gssencmode", "pgbouncer", "schema"}
 )
 """What hosting consoles add for libpq or Prisma; asyncpg would send these as server settings."""
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection that is closed in a moment, although its server hangs."""
+
+    __slots__ = ()
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Say goodbye for at most `CLOSE_SECONDS`; without an answer the line is just dropped."""
+        with contextlib.suppress(TimeoutError):
+            await super().close(timeout=min(timeout or CLOSE_SECONDS, CLOSE_SECONDS))
 
 
 def make_engine(
@@ -55,6 +70,7 @@ def make_engine(
         pool_use_lifo=True,
         connect_args={
             "dsn": dsn,
+            "connection_class": _Connection,
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": command_timeout_seconds,
             # Off, each statement is the unnamed one.  A unique name for each would stay behind on

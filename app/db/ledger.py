@@ -11,14 +11,15 @@ session state, so a transaction-mode PgBouncer may stand in between.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import CursorResult, func, select, text, update
+from sqlalchemy import CursorResult, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import NOBODY, Job
+from app.db.turns import CLAIM, NEVER_PUT_OFF
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 
@@ -27,15 +28,17 @@ MAX_CRASHES = 3
 """How many workers may die holding a job before it counts as the one that kills them."""
 USERS_LOOKED_AT = 64
 JOBS_LOOKED_AT = 10
+PUT_OFF_LOOKED_AT = 500
+SUSPECT_WAITS = timedelta(minutes=1)
 _OPEN = text("state IN ('queued', 'running')")
+_ALWAYS = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Lease:
-    """A claimed job: what to do, for how long it has failed, and the token that proves the claim.
+    """A claimed job: what to do, how it went so far, and the token that proves the claim.
 
-    ``attempt`` counts earlier transient failures, ``crashes`` the workers that died holding it, and
-    ``age`` is how long ago it was opened.
+    ``attempt`` counts earlier transient failures, ``crashes`` the workers that died holding it.
     """
 
     job_id: UUID
@@ -44,7 +47,6 @@ class Lease:
     token: UUID
     attempt: int
     crashes: int
-    age: timedelta
 
     @property
     def is_suspect(self) -> bool:
@@ -68,6 +70,25 @@ async def open_job(
     return (await session.execute(statement)).scalar() is not None
 
 
+_MOVE_UP = text(
+    f"""
+    UPDATE jobs SET user_id = :user_id
+    WHERE kind = :kind AND subject_id = :subject_id AND state = 'queued' AND user_id <> :user_id
+      AND NOT EXISTS (SELECT FROM jobs WHERE {NEVER_PUT_OFF} AND kind = :kind
+                      AND user_id = :user_id)
+    """  # noqa: S608 - its parts are the module's own
+)
+
+
+async def move_up(session: AsyncSession, kind: JobKind, subject_id: UUID, user_id: UUID) -> None:
+    """Let the subject's job, where it still waits, take the turn of another who asked for it too.
+
+    Only where that user's turn is free: nothing else of theirs waits for it.
+    """
+    parameters = {"kind": kind.value, "subject_id": subject_id, "user_id": user_id}
+    await session.execute(_MOVE_UP, parameters)
+
+
 async def close_job(session: AsyncSession, kind: JobKind, subject_id: UUID) -> UUID | None:
     """Cancel the open job of the subject, if any; return its id so that its holder can be rung."""
     statement = (
@@ -79,81 +100,27 @@ async def close_job(session: AsyncSession, kind: JobKind, subject_id: UUID) -> U
     return (await session.execute(statement)).scalar()
 
 
-# Turns go over users: a job's turn is its place among its user's waiting jobs, after those of that
-# user that run, so a user's first link goes before another's second.  Up to `USERS_LOOKED_AT` users
-# with waiting work are compared, from a random one on, and `JOBS_LOOKED_AT` jobs of each: the cost
-# does not grow with the queue, and among more users than that the lot decides.
-#
-# What an ended worker left goes first, except where the server has only just started: the holders
-# could not renew their leases while it was away, and have the time of one lease to come back.  That
-# does not hold for a lease that `end_leases_of` has ended: its holder will not come back.
-#
-# A job that would be closed for good by one more crash is a suspect: no worker has two of them at a
-# time, so that the one which kills its workers takes no innocent with it.
-def _next_user(kind: str, after: str) -> str:
-    """Return SQL for the next user with waiting work, going round: one probe of the index."""
-    waiting = f"SELECT user_id FROM jobs WHERE state = 'queued' AND kind = {kind}"  # noqa: S608
-    first = "ORDER BY user_id LIMIT 1"
-    return f"coalesce(({waiting} AND user_id > {after} {first}), ({waiting} {first}))"
+_CLAIM = text(CLAIM)
 
 
-_CLAIM = text(
-    f"""
-    WITH RECURSIVE waiting AS (
-        SELECT wanted.kind, first.user_id AS first, first.user_id, 1 AS looked_at
-        FROM unnest(CAST(:kinds AS text[])) AS wanted (kind),
-             LATERAL (SELECT {_next_user("wanted.kind", ":from_user")} AS user_id) AS first
-        WHERE first.user_id IS NOT NULL
-        UNION ALL
-        SELECT kind, first, next.user_id, looked_at + 1
-        FROM waiting,
-             LATERAL (SELECT {_next_user("waiting.kind", "waiting.user_id")} AS user_id) AS next
-        WHERE next.user_id <> first AND looked_at < :users
-    ), busy AS (
-        SELECT kind, user_id, count(*) AS jobs FROM jobs
-        WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until >= now()
-        GROUP BY kind, user_id
-    ), due AS (
-        SELECT job.id, job.run_at, job.crashes, coalesce(busy.jobs, 0) + job.place AS turn
-        FROM waiting
-        CROSS JOIN LATERAL (
-            SELECT id, run_at, crashes, row_number() OVER (ORDER BY run_at, id) AS place FROM jobs
-            WHERE state = 'queued' AND kind = waiting.kind AND user_id = waiting.user_id
-              AND run_at <= now()
-            ORDER BY run_at, id LIMIT :jobs
-        ) AS job
-        LEFT JOIN busy USING (kind, user_id)
-        UNION ALL
-        SELECT id, run_at, crashes + 1, 0 FROM jobs
-        WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until < now()
-          AND (pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)
-               OR lease_until = to_timestamp(0))
-    ), ranked AS (
-        SELECT id, run_at, turn, crashes = :suspect_at AS suspect,
-               row_number() OVER (PARTITION BY crashes = :suspect_at ORDER BY turn, run_at) AS place
-        FROM due
-    ), candidates AS (
-        SELECT id, run_at, turn FROM ranked
-        WHERE NOT suspect OR (place = 1 AND NOT :has_suspect)
-        ORDER BY turn, run_at LIMIT :jobs
-    ), claimed AS (
-        SELECT jobs.id, jobs.state = 'running' AS crashed
-        FROM jobs JOIN candidates USING (id)
-        WHERE (jobs.state = 'queued' AND jobs.run_at <= now())
-           OR (jobs.state = 'running' AND jobs.lease_until < now())
-        ORDER BY turn, candidates.run_at, id
-        LIMIT :limit
-        FOR UPDATE OF jobs SKIP LOCKED
-    )
-    UPDATE jobs
-    SET state = 'running', lease_token = gen_random_uuid(), holder = :holder,
-        lease_until = now() + make_interval(secs => :lease_seconds),
-        crashes = jobs.crashes + claimed.crashed::int
-    FROM claimed WHERE jobs.id = claimed.id
-    RETURNING jobs.id, jobs.kind, jobs.subject_id, jobs.lease_token, jobs.attempt, jobs.crashes,
-              now() - jobs.created_at
-    """  # noqa: S608 - its parts are the module's own
-)
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims, and what it has in hand already.
+
+    ``holder`` names the claiming process to those that may learn of its end before the lease tells.
+    ``trusted_until`` is `Contact.trusted_until`: from then on, or with None, no lease that merely
+    ran out is taken over.  ``has_suspect``: the worker holds one; ``is_empty``: the lane holds
+    nothing.  Work that was left behind may exceed the claim's limit by ``recovery_slots``.
+    """
+
+    holder: str | None = None
+    trusted_until: datetime | None = _ALWAYS
+    has_suspect: bool = False
+    is_empty: bool = True
+    recovery_slots: int = 0
+
+
+_ANYONE = Claimant()
 
 
 async def claim(
@@ -161,19 +128,13 @@ async def claim(
     kinds: Sequence[JobKind],
     limit: int,
     lease_seconds: float = LEASE_SECONDS,
-    *,
-    has_suspect: bool = False,
-    holder: str | None = None,
+    claimant: Claimant = _ANYONE,
 ) -> list[Lease]:
-    """Claim up to ``limit`` due jobs: queued ones, and ones whose holder let the lease run out.
+    """Claim up to ``limit`` due jobs: queued ones, and ones that their holder has left behind.
 
-    At most one of them is a suspect, and none where the worker has one already (``has_suspect``).
-    ``holder`` names the claiming process to those that may learn of its end before the lease tells.
+    A suspect is claimed alone, or, if it has waited for long, as one among others.
     """
-    parameters = claim_parameters(
-        kinds, limit, lease_seconds, has_suspect=has_suspect, holder=holder
-    )
-    rows = await session.execute(_CLAIM, parameters)
+    rows = await session.execute(_CLAIM, claim_parameters(kinds, limit, lease_seconds, claimant))
     return [Lease(row[0], JobKind(row[1]), *row[2:]) for row in rows]
 
 
@@ -181,22 +142,26 @@ def claim_parameters(
     kinds: Sequence[JobKind],
     limit: int,
     lease_seconds: float = LEASE_SECONDS,
-    *,
-    has_suspect: bool = False,
-    holder: str | None = None,
+    claimant: Claimant = _ANYONE,
 ) -> dict[str, object]:
     """Return what the claim's statement is run with."""
+    recovery_limit = max(0, limit + claimant.recovery_slots)
     return {
         "kinds": [kind.value for kind in kinds],
         "limit": limit,
+        "recovery_limit": recovery_limit,
         "lease_seconds": lease_seconds,
         "from_user": uuid4(),
         "users": USERS_LOOKED_AT,
         # More than the limit: another worker may be claiming the first of them right now.
-        "jobs": limit + JOBS_LOOKED_AT,
+        "jobs": recovery_limit + JOBS_LOOKED_AT,
+        "put_off": PUT_OFF_LOOKED_AT,
+        "trusted_until": claimant.trusted_until,
         "suspect_at": MAX_CRASHES - 1,
-        "has_suspect": has_suspect,
-        "holder": holder,
+        "suspect_waits": SUSPECT_WAITS,
+        "has_suspect": claimant.has_suspect,
+        "is_empty": claimant.is_empty,
+        "holder": claimant.holder,
     }
 
 
@@ -223,15 +188,49 @@ async def heartbeat(
     return set((await session.execute(_HEARTBEAT, parameters)).scalars())
 
 
-async def holders(session: AsyncSession) -> set[str]:
-    """Return the names of the processes that hold a lease, as far as they are known."""
-    query = select(Job.holder).where(Job.state == JobState.RUNNING, Job.holder.is_not(None))
-    return {name for name in await session.scalars(query.distinct()) if name}
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease as everyone sees it: whose it is, as far as that is known."""
+
+    job_id: UUID
+    token: UUID
+    holder: str | None
+
+
+_LOOK = text(
+    """
+    SELECT now(), id, lease_token, holder
+    FROM (SELECT) AS always LEFT JOIN jobs ON state = 'running'
+    """
+)
+
+
+async def look(session: AsyncSession) -> tuple[datetime, list[Held]]:
+    """Return the database's time and all leases, run out or not."""
+    rows = (await session.execute(_LOOK)).all()
+    return rows[0][0], [Held(*row[1:]) for row in rows if row[1] is not None]
+
+
+_GIVE_BACK = text(
+    """
+    UPDATE jobs SET state = 'queued', lease_token = NULL, lease_until = NULL
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
+    WHERE jobs.id = held.id AND jobs.lease_token = held.token
+    RETURNING jobs.id
+    """
+)
+
+
+async def give_back(session: AsyncSession, leases: Iterable[Held]) -> int:
+    """Put claims back that were never answered, as if not made; return how many those were."""
+    given = list(leases)
+    parameters = {"ids": [each.job_id for each in given], "tokens": [each.token for each in given]}
+    return len((await session.execute(_GIVE_BACK, parameters)).all())
 
 
 _END_LEASES = text(
     """
-    UPDATE jobs SET lease_until = to_timestamp(0)
+    UPDATE jobs SET lease_until = to_timestamp(0), updated_at = now()
     WHERE state = 'running' AND holder = ANY(:names) AND lease_until <> to_timestamp(0)
     RETURNING id
     """

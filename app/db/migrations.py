@@ -66,6 +66,21 @@ async def check(database_url: str) -> list[str]:
         return await connection.run_sync(_drift)
 
 
+async def revision_drift(database_url: str) -> list[str]:
+    """Return in words how the database's revision differs from this version's; empty if not at all.
+
+    It waits for nobody and changes nothing.
+    """
+    engine = make_engine(database_url, pool_size=1)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(
+                lambda each: _revision_drift(MigrationContext.configure(each))
+            )
+    finally:
+        await engine.dispose()
+
+
 @asynccontextmanager
 async def locked(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Open a connection in a transaction that no other run can be in, and commit at the end."""

@@ -271,7 +271,14 @@ class Job(Base):
             "user_id",
             "run_at",
             "id",
-            postgresql_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued' AND run_at <= created_at"),
+        ),
+        Index(
+            "idx_jobs_put_off",
+            "kind",
+            "run_at",
+            "id",
+            postgresql_where=text("state = 'queued' AND run_at > created_at"),
         ),
         # Not on lease_until: few rows run at once, and a heartbeat that changes an indexed column
         # would write every index of the row anew.  For the same reason no heartbeat changes

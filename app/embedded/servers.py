@@ -82,7 +82,7 @@ class EmbeddedServers:
     def _own(self, missing: set[str]) -> dict[str, str]:
         directory = self.settings.data_path
         servers: dict[str, ServerProcess] = {
-            "database_url": EmbeddedPostgres(directory / "postgres"),
+            "database_url": EmbeddedPostgres(database_directory(self.settings)),
             "redis_url": EmbeddedRedis(directory / "redis"),
         }
         record = directory / "embedded.json"
@@ -95,6 +95,11 @@ class EmbeddedServers:
         _write(record, self._started)
         self._stack.callback(record.unlink, missing_ok=True)
         return {name: server.url for name, server in self._started.items()}
+
+
+def database_directory(settings: Settings) -> Path:
+    """Return where the embedded PostgreSQL keeps its data; nothing is there before its start."""
+    return settings.data_path / "postgres"
 
 
 def make_data_directory(path: Path) -> None:

@@ -31,6 +31,7 @@ _MAX_BACKOFF_SECONDS = 2.0
 # A line that is silent this long is asked whether it lives, and given as long again to answer.
 _SILENCE_SECONDS = 5.0
 _CONNECT_SECONDS = 2.0
+_CANCEL_AGAIN_SECONDS = 0.2
 
 _BROKEN_LINE = (RedisError, OSError, TimeoutError)
 
@@ -157,8 +158,10 @@ class Wakeups:
     async def close(self) -> None:
         """Stop listening and close every connection."""
         if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+            # redis-py can swallow a cancellation that comes while it connects or sends.
+            while not self._listener.done():
+                self._listener.cancel()
+                await asyncio.wait([self._listener], timeout=_CANCEL_AGAIN_SECONDS)
             self._listener = None
         await self._publisher.aclose()
         await self._subscriber.aclose()

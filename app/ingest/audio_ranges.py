@@ -65,9 +65,10 @@ async def fetch_audio(
     report: ReportProgress,
     options: AudioOptions,
 ) -> FetchedFile:
-    """Store the file's audio as an MP4 under ``{key_stem}.mp4``; on any error nothing is left.
+    """Store the file's audio as an MP4 under ``{key_stem}.mp4``.
 
-    Goes on with what a killed attempt left under the stem, where the file is the same still.
+    Goes on with what an attempt before left under the stem, where the file is the same still; what
+    was fetched stays as `open_part` tells.
     Raises `RangesRefused` with the reason where the whole file is the better, or the only way;
     what was read of it is then `RangeSource.begun`.
     """
@@ -100,7 +101,8 @@ async def _fetch_into(
     progress.total_bytes = part.size_bytes + source.fetched_bytes + plan.fetched_bytes
     parts = _Parts(source, index.header[part.size_bytes :], plan, progress)
     async with aclosing(parts.chunks()) as chunks:
-        await part.append_all(chunks)
+        async for chunk in chunks:
+            await part.append(chunk)
 
 
 async def _read_index(source: RangeSource, options: AudioOptions, *, resumed: bool) -> AudioIndex:

@@ -11,7 +11,7 @@ from app.ingest.fetch import PATIENCE, Patience, fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
 from app.ingest.http_failures import no_recording
-from app.ingest.part_file import discard_part, has_part
+from app.ingest.part_file import has_part, tidied
 from app.ingest.protocols import (
     DownloadedSource,
     LectureRequest,
@@ -84,12 +84,12 @@ class PanoptoDownloader:
 
         A failure that passes by itself is raised at once; any other leads to the next medium, and
         is raised where there is none.
+
+        Where it is cancelled or the failure passes by itself, the part stays for the next attempt;
+        on any other way out, success included, no part is left, not even an earlier attempt's.
         """
-        try:
+        async with tidied(scratch, key_stem):
             return await self._first_of(lecture, scratch, key_stem, report)
-        finally:
-            # What an attempt before left of a medium that was not taken this time.
-            await discard_part(scratch, key_stem)
 
     async def _first_of(
         self,

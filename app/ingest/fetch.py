@@ -1,7 +1,8 @@
-"""One file by HTTP into scratch storage, resumed where the connection drops or the worker died.
+"""One file by HTTP into scratch storage, resumed where the connection drops or an attempt ended.
 
     begin -> bytes flow -> (drop -> wait -> Range + If-Range from where it stopped)* -> end
-                 \\-> the source is another one now: begin again, with nothing kept
+                 |-> the source is another one now: begin again, with nothing kept
+                 \\-> it will not go on for a later attempt: the whole file, less what is there
 
 Validators and ranges follow RFC 9110, sections 13.1.5 and 14.
 """
@@ -16,15 +17,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import httpx
+import structlog
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.guard import GuardedClient, content_type
-from app.ingest.http_failures import login_required, looks_like_login
+from app.ingest.http_failures import login_required, looks_like_login, require_plain
 from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress
-from app.storage.batches import batched
 from app.storage.protocol import LocalFiles
+
+log = structlog.get_logger(__name__)
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -34,8 +37,8 @@ _HTML = frozenset({"text/html", "application/xhtml+xml"})
 class Patience:
     """How much is borne within one attempt; what is more goes to the job's own retries.
 
-    Waits are ``uniform(0, min(longest, first * 2**n))``: exponential backoff with full jitter.  A
-    Retry-After above ``longest_wait_seconds`` is left to the job.
+    Waits are ``uniform(0, min(longest, first * 2**n))``: exponential backoff with full jitter, on
+    top of a Retry-After.  One above ``longest_wait_seconds`` is left to the job.
     """
 
     tries_without_progress: int = 5
@@ -46,12 +49,12 @@ class Patience:
 
     async def wait(self, tries: int, failure: IngestFailed) -> None:
         """Wait before try number ``tries`` (the first is 1), or raise the failure at once."""
-        named = failure.retry_after_seconds
-        if named is not None and named > self.longest_wait_seconds:
+        named = failure.retry_after_seconds or 0.0
+        if named > self.longest_wait_seconds:
             raise failure
         ceiling = min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** (tries - 1))
         jittered = random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards no secret
-        await asyncio.sleep(jittered if named is None else named)
+        await asyncio.sleep(named + jittered)
 
 
 PATIENCE = Patience()
@@ -81,9 +84,9 @@ async def fetch_file(
     patience: Patience = PATIENCE,
     begun: Begun | None = None,
 ) -> FetchedFile:
-    """Store the file under ``{key_stem}.mp4``; on any error nothing of it is left.
+    """Store the file under ``{key_stem}.mp4``; what came before an error may stay (`open_part`).
 
-    Goes on with what a killed attempt left under the stem (`part_file.hand_over`), else with
+    Goes on with what an attempt before left under the stem (`part_file.hand_over`), else with
     ``begun``.  Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED
     (transient) where the source keeps ending before its own Content-Length.
     """
@@ -115,21 +118,21 @@ async def _go_on(part: Part, source: str, begun: Begun | None) -> Version | None
     if version is None and begun is not None:
         version = Version(source, begun.validator, begun.size_bytes)
         await part.begin(version)
-        await part.append([begun.head])
+        await part.append(begun.head)
     return version
 
 
 async def _fill(part: Part, body: _FileBody) -> int:
-    """Write what the body yields; return how many bytes that were."""
+    """Write what the body yields; return how many bytes were fetched for it."""
     first = part.size_bytes
     async with aclosing(body.chunks()) as chunks:
-        async for batch in batched(chunks):
+        async for chunk in chunks:
             if not part.is_open:
                 await part.begin(body.version)
-            await part.append(batch)
+            await part.append(chunk)
     if not part.is_open:
         await part.begin(body.version)
-    return part.size_bytes - first
+    return part.size_bytes - first + body.passed_over_bytes
 
 
 class _FileBody:
@@ -150,6 +153,10 @@ class _FileBody:
         self._patience = patience
         self._answered = False
         self._offset = 0
+        self._began_at = 0
+        self._is_whole = False
+        self.passed_over_bytes = 0
+        """What was fetched although it was there already."""
         self._total: int | None = None
         self._validator: str | None = None
 
@@ -163,12 +170,38 @@ class _FileBody:
     def go_on(self, offset: int, version: Version | None) -> None:
         """Begin where another left off."""
         if version is not None:
-            self._offset, self._total = offset, version.size_bytes
+            self._offset = self._began_at = offset
+            self._total = version.size_bytes
             self._validator = version.validator
             self._require_size(self._total or 0)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the rest of the file once, or raise."""
+        """Yield the rest of the file once, or raise.
+
+        A source that does not go on where another attempt stopped, not by a byte, may have trouble
+        with that alone: it is asked, once, for the whole file, and what is there is passed over.
+        """
+        try:
+            async with aclosing(self._rest()) as rest:
+                async for chunk in rest:
+                    yield chunk
+            return
+        except IngestFailed as failure:
+            if not self._may_be_for_going_on(failure):
+                raise
+        log.info("going_on_refused", had_bytes=self._offset)
+        self._is_whole = True
+        async with aclosing(self._one_connection()) as connection:
+            async for chunk in connection:
+                yield chunk
+        if self._offset < (self._total or 0):
+            raise _ends_early()
+
+    def _may_be_for_going_on(self, failure: IngestFailed) -> bool:
+        """Whether the failure may be for the Range; a Retry-After is for everything."""
+        return 0 < self._began_at == self._offset and not failure.retry_after_seconds
+
+    async def _rest(self) -> AsyncGenerator[bytes, None]:
         idle = 0
         if self._total is not None and 0 < self._total <= self._offset:
             return
@@ -200,14 +233,24 @@ class _FileBody:
         ) as response:
             self._accept(response)
             self._answered = True
-            async for chunk in response.aiter_raw():
+            async for chunk in self._news(response):
                 self._offset += len(chunk)
                 self._require_size(self._offset)
                 await self._report(Progress(DownloadStage.FETCHING, self._offset, self._total))
                 yield chunk
 
+    async def _news(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """Yield of the answer what is not there yet."""
+        there = self._offset if self._is_whole else 0
+        async for chunk in response.aiter_raw():
+            old = min(there, len(chunk))
+            there -= old
+            self.passed_over_bytes += old
+            if old < len(chunk):
+                yield chunk[old:]
+
     def _range_headers(self) -> dict[str, str]:
-        if self._offset == 0:
+        if self._offset == 0 or self._is_whole:
             return {}
         if self._validator is None:
             raise _SourceChanged
@@ -215,7 +258,7 @@ class _FileBody:
 
     def _accept(self, response: httpx.Response) -> None:
         """Check that the answer is media, and the very bytes that come next."""
-        if self._offset:
+        if self._offset and not self._is_whole:
             self._require_continuation(response)
             return
         if response.status_code != 200:
@@ -224,9 +267,12 @@ class _FileBody:
             )
         require_media(response)
         length = response.headers.get("content-length", "")
-        self._total = int(length) if length.isascii() and length.isdigit() else None
-        self._require_size(self._total or 0)
-        self._validator = validator_of(response.headers)
+        total = int(length) if length.isascii() and length.isdigit() else None
+        validator = validator_of(response.headers)
+        if self._is_whole and (total, validator) != (self._total, self._validator):
+            raise _SourceChanged
+        self._total, self._validator = total, validator
+        self._require_size(total or 0)
 
     def _require_continuation(self, response: httpx.Response) -> None:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
@@ -258,10 +304,7 @@ class _FileBody:
 def require_media(response: httpx.Response) -> None:
     """Raise `IngestFailed` where the answer is a web page, or encoded, and so no media."""
     require_media_type(content_type(response), str(response.url))
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise IngestFailed(
-            LectureFailure.SOURCE_NOT_FOUND, "The source sends its files in an unknown form."
-        )
+    require_plain(response)
 
 
 def require_media_type(media_type: str, url: str) -> None:

@@ -21,7 +21,7 @@ import httpx
 from app.domain import LectureFailure
 from app.errors import IngestFailed, InvalidInput
 from app.ingest.addresses import is_public
-from app.ingest.http_failures import failure_of_error, failure_of_status
+from app.ingest.http_failures import failure_of_error, failure_of_status, require_plain
 from app.ingest.web_url import WebUrl, ascii_host, parse_web_url
 
 _PUBLIC_PORTS = frozenset({80, 443})
@@ -226,7 +226,7 @@ class GuardedClient:
         expect_partial: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> FetchedBody:
-        """Return a small answer whole; over ``max_bytes`` (decoded) is TOO_LARGE.
+        """Return a small answer whole; over ``max_bytes`` is TOO_LARGE.
 
         ``expect_partial`` refuses any status but 206; ``on_bytes`` hears of every chunk's size.
         """
@@ -242,13 +242,10 @@ class GuardedClient:
                 raise IngestFailed(
                     LectureFailure.SOURCE_NOT_FOUND, "The source does not send parts of its files."
                 )
-            return FetchedBody(
-                str(response.url),
-                response.status_code,
-                content_type(response),
-                tuple(response.headers.get_list("set-cookie")),
-                await _collected(response, max_bytes, on_bytes),
-            )
+            cookies = tuple(response.headers.get_list("set-cookie"))
+            body = await _collected(response, max_bytes, on_bytes)
+            url = str(response.url)
+            return FetchedBody(url, response.status_code, content_type(response), cookies, body)
 
     async def connect(self, url: str) -> Connection:
         """Open a connection of one's own to a judged address of the URL's host, TLS included.
@@ -359,8 +356,9 @@ _HTTPCORE_ERRORS = (
 
 
 async def _collected(response: httpx.Response, max_bytes: int, on_bytes: OnBytes | None) -> bytes:
+    require_plain(response)
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > max_bytes:
             raise IngestFailed(LectureFailure.TOO_LARGE, "The source's answer is too large.")
@@ -377,10 +375,10 @@ def _joined(base: httpx.URL, location: str) -> httpx.URL:
 
 
 async def _resolve(host: str, port: int, timeout: float | None) -> list[str]:
-    loop = asyncio.get_running_loop()
+    lookup = asyncio.get_running_loop().getaddrinfo
     try:
         async with asyncio.timeout(timeout):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await lookup(host, port, type=socket.SOCK_STREAM)
     except TimeoutError as error:
         raise httpcore.ConnectTimeout(str(error)) from error
     except UnicodeError:

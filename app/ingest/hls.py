@@ -2,7 +2,7 @@
 
 Segments (MPEG-TS or fMP4) are fetched a few at a time, each retried by itself, decrypted where they
 are AES-128, and written one after the other: the result plays as one file.  A segment is a piece of
-the part that a killed worker's successor goes on with.
+the part that the next attempt goes on with.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.fetch import PATIENCE, Patience, require_media_type, too_large
 from app.ingest.guard import GuardedClient, origin_of
-from app.ingest.part_file import FetchedFile, Version, open_part, source_name
+from app.ingest.part_file import Extension, FetchedFile, Version, open_part, source_name
 from app.ingest.playlist import MasterPlaylist, MediaPlaylist, Part, SegmentKey, parse_playlist
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress, Run
 from app.storage.protocol import LocalFiles
@@ -91,8 +91,8 @@ async def fetch_stream(
 ) -> FetchedStream:
     """Store all segments, in order, under ``{key_stem}.ts`` or, where they are fMP4, ``.mp4``.
 
-    Goes on after the last whole segment that a killed attempt left under the stem, where the
-    playlist is the same; on any error nothing of it is left.
+    Goes on after the last whole segment that an attempt before left under the stem, where the
+    playlist is the same.  What was fetched stays as `open_part` tells.
     """
     version = Version(source_name("hls", stream.location.url), _fingerprint(stream.playlist), None)
     async with open_part(scratch, key_stem) as part:
@@ -105,7 +105,7 @@ async def fetch_stream(
             async for body in bodies:
                 await part.append_piece(body)
         runs = tuple(_runs(stream.playlist, part.ends))
-        extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
+        extension: Extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
         fetched_bytes = segments.received_bytes - had.size_bytes
         return FetchedStream(await part.publish(extension, fetched_bytes), runs)
 

@@ -49,6 +49,14 @@ def no_recording() -> IngestFailed:
     return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "No recording was found at the link.")
 
 
+def require_plain(response: httpx.Response) -> None:
+    """Raise `IngestFailed` for a compressed answer: none was asked for, and one can be a bomb."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise IngestFailed(
+            LectureFailure.SOURCE_NOT_FOUND, "The source sends its files in an unknown form."
+        )
+
+
 def failure_of_status(response: httpx.Response) -> IngestFailed:
     """Return what a status of 400 or more means."""
     status = response.status_code
@@ -81,7 +89,10 @@ def failure_of_error(error: Exception) -> IngestFailed:
 
 
 def retry_after_seconds(header: str | None) -> float | None:
-    """Return the wait that a Retry-After header names, as seconds or as a date; else None."""
+    """Return the wait that a Retry-After header names, as seconds or as a date; else None.
+
+    A date that is past is no wait; no wait is longer than a day.
+    """
     if header is None:
         return None
     text = header.strip()
@@ -89,10 +100,10 @@ def retry_after_seconds(header: str | None) -> float | None:
         return min(float(text), _MAX_RETRY_AFTER_SECONDS)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+        aware = date if date.tzinfo else date.replace(tzinfo=UTC)
+        wait = (aware - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):  # No date, or one of a year that no calendar has.
         return None
-    aware = date if date.tzinfo else date.replace(tzinfo=UTC)
-    wait = (aware - datetime.now(UTC)).total_seconds()
     return min(max(wait, 0.0), _MAX_RETRY_AFTER_SECONDS)
 
 

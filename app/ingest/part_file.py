@@ -1,4 +1,7 @@
-"""What is being fetched, kept where a killed worker's successor can go on with it.
+"""What is being fetched, kept where the next attempt can go on with it.
+
+That is one after a kill, a hand-back or a failure that passes: whatever ends a lecture, or takes it
+away, removes the part (`discard_part`).
 
 Beside the part lies a note: what its bytes are of, in which version, and the part's inode; behind
 that, where each piece ends, for sources that come in pieces.  One inode holds bytes of one version
@@ -14,14 +17,15 @@ import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import structlog
 from pydantic import TypeAdapter
 
 from app.cancellation import ended
-from app.storage.batches import batched
+from app.errors import IngestFailed, NotReadyYet, StorageError
+from app.storage.batches import BATCH_BYTES, MAX_BATCH_CHUNKS
 from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
 
@@ -30,8 +34,12 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Extension = Literal["mp4", "ts"]
+"""Of what a part becomes."""
+
 _PART = ".part"
 _NOTE = ".note"
+PART_SUFFIXES = (_PART, _NOTE)
 _END = struct.Struct(">Q")
 _MAX_NOTE_BYTES = 1024 * 1024
 
@@ -155,6 +163,13 @@ class PartFile:
         self._note_path.unlink(missing_ok=True)
         self._part_path.unlink(missing_ok=True)
 
+    def leave(self) -> None:
+        """Close, and leave what another attempt can go on with: bytes of a known version."""
+        if self.version is not None and self.size_bytes:
+            self.close()
+        elif self.is_open:
+            self.discard()
+
     def close(self) -> None:
         """Let go of what is open, and leave it where it is."""
         for file in (self._part, self._note):
@@ -188,6 +203,8 @@ class Part:
         self._scratch = scratch
         self._stem = stem
         self._file = file
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
 
     @property
     def is_open(self) -> bool:
@@ -196,8 +213,8 @@ class Part:
 
     @property
     def size_bytes(self) -> int:
-        """How much there is."""
-        return self._file.size_bytes
+        """How much there is, with what is not written yet."""
+        return self._file.size_bytes + self._batch_bytes
 
     @property
     def ends(self) -> Sequence[int]:
@@ -213,6 +230,7 @@ class Part:
 
     async def begin(self, version: Version | None) -> None:
         """Open an empty part in place of any other; nobody can go on without a version."""
+        self._batch, self._batch_bytes = [], 0
         await _in_thread(self._file.begin, version)
 
     async def require(self, version: Version) -> None:
@@ -222,40 +240,78 @@ class Part:
         if self._file.version != version:
             await self.begin(version)
 
-    async def append(self, batch: Sequence[bytes]) -> None:
-        """Write the bytes that come next."""
-        await _in_thread(self._file.append, batch)
-
-    async def append_all(self, chunks: AsyncIterator[bytes]) -> None:
-        """Write the stream, batch by batch."""
-        async for batch in batched(chunks):
-            await self.append(batch)
+    async def append(self, chunk: bytes) -> None:
+        """Take the bytes that come next, and write them when there are enough, or at the end."""
+        self._batch.append(chunk)
+        self._batch_bytes += len(chunk)
+        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= MAX_BATCH_CHUNKS:
+            await self._write()
 
     async def append_piece(self, piece: bytes) -> None:
         """Write a whole piece, after which a successor may go on."""
         await _in_thread(self._file.append_piece, piece)
 
-    async def publish(self, extension: str, fetched_bytes: int) -> FetchedFile:
+    async def publish(self, extension: Extension, fetched_bytes: int) -> FetchedFile:
         """Make the part the object ``{stem}.{extension}``; so many bytes are of this attempt."""
         published = FetchedFile(f"{self._stem}.{extension}", self.size_bytes, fetched_bytes)
         path = await asyncio.to_thread(self._scratch.path_of, published.key)
+        await self._write()
         await _in_thread(self._file.publish, path)
         return published
 
+    async def leave(self) -> None:
+        """Close, and leave what another attempt can go on with."""
+        try:
+            await self._write()
+        except StorageError:  # Whoever leaves has an error of its own; what was written is sound.
+            log.warning("part_left_short", exc_info=True)
+        await _in_thread(self._file.leave)
+
     async def discard(self) -> None:
         """Leave nothing."""
+        self._batch, self._batch_bytes = [], 0
         await _in_thread(self._file.discard)
+
+    async def _write(self) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if batch:
+            await _in_thread(self._file.append, batch)
 
 
 @contextlib.asynccontextmanager
 async def open_part(scratch: LocalFiles, stem: str) -> AsyncIterator[Part]:
-    """Lend the stem's part; what is open at the end, and so was not published, is removed."""
+    """Lend the stem's part; what is open at the end, and so was not published, is removed.
+
+    It stays, closed, where the block is cancelled or ends by a failure that passes.
+    """
     part = Part(scratch, stem, await asyncio.to_thread(PartFile, scratch, stem))
     try:
         yield part
+    except BaseException as error:
+        if _is_gone_on_after(error):
+            await part.leave()
+        raise
     finally:
         if part.is_open:
             await part.discard()
+
+
+@contextlib.asynccontextmanager
+async def tidied(scratch: LocalFiles, stem: str) -> AsyncIterator[None]:
+    """Leave, of what the stem's part was or became, what is of use after the block.
+
+    Where it succeeds, what was published; where it is cancelled or ends by a failure that passes,
+    the part, whether or not it was opened; else nothing.
+    """
+    try:
+        yield
+        await discard_part(scratch, stem)
+    except BaseException as error:
+        for extension in get_args(Extension):
+            await scratch.delete_file(f"{stem}.{extension}")
+        if not _is_gone_on_after(error):
+            await discard_part(scratch, stem)
+        raise
 
 
 async def has_part(scratch: LocalFiles, stem: str, source: str) -> bool:
@@ -286,6 +342,17 @@ def hand_over(scratch: LocalFiles, key: str, stem: str) -> None:
     suffix = _PART if key.endswith(_PART) else _NOTE
     with errors_of_writing(), contextlib.suppress(FileNotFoundError):
         scratch.path_of(key).replace(scratch.path_of(f"{stem}{suffix}"))
+
+
+def _is_gone_on_after(error: BaseException) -> bool:
+    """Whether an attempt comes after the error, for which a part is of use.
+
+    An `OSError` is this machine's trouble, which passes; one of writing is a `StorageError`, and
+    what may be badly written is not gone on with.
+    """
+    if isinstance(error, IngestFailed):
+        return error.transient
+    return isinstance(error, asyncio.CancelledError | NotReadyYet | OSError)
 
 
 def _create(path: Path) -> int:

@@ -4,6 +4,7 @@ PostgreSQL holds the work; a ring only says that there is some.  Rings have ids 
 no result and carry nothing, so that losing or doubling one changes nothing.
 """
 
+import asyncio
 import json
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 QUEUE_NAME = "studybuddy:rings"
 RING = "ring"
 RING_EXPIRES_SECONDS = 3600
+RING_SECONDS = 1.0
 DOORBELL = Wakeup("doorbell", UUID(int=0))
 DOORBELL_NAME = f"{DOORBELL.topic}:{DOORBELL.subject_id}"
 
@@ -48,12 +50,16 @@ class ArqDoorbell:
         self._wakeups = wakeups
 
     async def ring(self) -> None:
-        """Ring; where Redis is away the workers find the work by themselves."""
+        """Ring, within `RING_SECONDS`; where Redis is away the workers find the work themselves."""
         try:
-            await self._queue.enqueue_job(RING, _job_id=uuid4().hex, _expires=RING_EXPIRES_SECONDS)
+            async with asyncio.timeout(RING_SECONDS):
+                await self._enqueue()
+                await self._wakeups.publish([DOORBELL])
         except (RedisError, OSError) as error:
             log.warning("ring_lost", reason=type(error).__name__)
-        await self._wakeups.publish([DOORBELL])
+
+    async def _enqueue(self) -> None:
+        await self._queue.enqueue_job(RING, _job_id=uuid4().hex, _expires=RING_EXPIRES_SECONDS)
 
     async def close(self) -> None:
         """Close the connections."""

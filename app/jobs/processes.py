@@ -1,8 +1,9 @@
 """Processes of this machine, named so that another one can tell that they are gone.
 
-A name is ``boot-id pid-namespace pid start-time``.  Only a process of the same boot and namespace
-is judged: of any other nothing is known, and its lease alone tells.  The start time (clock ticks
-since boot, proc_pid_stat(5), field 22) tells a process from a later one with its number.
+A name is ``boot-id pid-namespace pid start-time``; what a holder adds behind it is its own.  Only a
+process of the same boot and namespace is judged: of any other nothing is known, and its lease alone
+tells.  The start time (clock ticks since boot, proc_pid_stat(5), field 22) tells a process from a
+later one with its number.
 """
 
 import os
@@ -36,9 +37,9 @@ class ProcessName:
 
     @classmethod
     def parse(cls, name: str) -> Self | None:
-        """Return what `str` made into text, or None for anything else."""
+        """Return whose name the text begins with, as `str` wrote it, or None for anything else."""
         match name.split(" "):
-            case [boot_id, namespace, pid, start_time] if pid.isascii() and pid.isdigit():
+            case [boot_id, namespace, pid, start_time, *_] if pid.isascii() and pid.isdigit():
                 return cls(boot_id, namespace, int(pid), start_time)
         return None
 

@@ -7,15 +7,17 @@ ring was lost, whose time has come, or whose worker died is found without anyone
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-from uuid import UUID
+from datetime import timedelta
+from typing import Any, Protocol
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
-from app.db.ledger import MAX_CRASHES, Lease
+from app.db.contact import Contact, prolonged
+from app.db.ledger import LEASE_SECONDS, MAX_CRASHES, Claimant, Held, Lease
 from app.db.outages import is_outage
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
@@ -27,7 +29,12 @@ log = structlog.get_logger()
 
 SWEEP_SECONDS = 1.0
 HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_RETRY_SECONDS = 0.5
 RECOVERY_SECONDS = 1.0
+RECOVERY_SLOTS = 2
+"""By how many a lane may exceed its slots for what an ended worker left: it need not wait."""
+HAND_BACK_SECONDS = 4.0
+_END_SECONDS = 1.0
 DATABASE_TROUBLE = (SQLAlchemyError, OSError)
 
 
@@ -42,7 +49,7 @@ class JobHandler(Protocol):
     async def run(self, lease: Lease) -> str:
         """Do the work, close or requeue the job, and return which: done, failed or retried.
 
-        Cancelled, it leaves nothing behind.
+        Cancelled, it leaves nothing behind but what `hand_back` keeps or `forget` deletes.
         """
         ...
 
@@ -52,6 +59,10 @@ class JobHandler(Protocol):
 
     async def hand_back(self, lease: Lease) -> None:
         """Put the job back, as if it had not been taken up."""
+        ...
+
+    async def forget(self, lease: Lease) -> None:
+        """Delete what is left of work on a job that was taken away."""
         ...
 
 
@@ -69,6 +80,7 @@ class _Running:
     handler: JobHandler
     outcome: str = "lost"
     lost: bool = False
+    begun: bool = False
     leaving: bool = False
     task: "asyncio.Task[None] | None" = None
 
@@ -85,7 +97,14 @@ class _Running:
     def _interrupt(self) -> None:
         if self.task is not None and not self.leaving:
             self.leaving = True
-            self.task.cancel()
+            if self.begun:
+                self.task.cancel()
+
+    def begin(self) -> None:
+        """Take the first step, which a task that is cancelled before it never takes."""
+        self.begun = True
+        if self.leaving:
+            raise asyncio.CancelledError
 
 
 @dataclass(slots=True)
@@ -100,33 +119,58 @@ class JobRunner:
     wakeups: Wakeups
     lanes: Sequence[Lane]
     name: ProcessName | None = field(default_factory=ProcessName.of_this_process)
+    _id: UUID = field(default_factory=uuid4)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[UUID, _Running] = field(default_factory=dict)
     """By lease token: a job can be taken over by this very worker, before its old task noticed."""
-    _stopping: bool = False
+    _left: set[UUID] = field(default_factory=set)
+    """Tokens of jobs that were let go as they were: their leases, if they still hold, run out."""
+    _contact: Contact | None = None
+    _seen: list[Held] = field(default_factory=list)
+    """What this runner held when it looked last, whether it knows of it or not."""
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def holder(self) -> str:
+        """What this runner's claims are signed with: the process, and which of its runners."""
+        return f"{self.name or 'unnamed'} {self._id}"
 
     def ring(self) -> None:
         """Look for work now."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Work until `stop`; outlives any trouble with the database."""
+        """Work until `stop`; outlives any trouble with the database, but no fault of ours.
+
+        Whatever ends it, what is held is handed back, or left for its leases to run out where that
+        takes more than `HAND_BACK_SECONDS`.
+        """
+        claims = asyncio.create_task(self._claim_forever())
         heartbeat = asyncio.create_task(self._heartbeat_forever())
         watch = asyncio.create_task(self._watch_forever())
+        parts = [claims, heartbeat, watch]
+        for part in parts:
+            part.add_done_callback(lambda _: self.stop())
         try:
-            while not self._stopping:
-                await self._claim_for_all_lanes()
-                await self._wait_for_ring()
+            await self._stopped.wait()
         finally:
+            self.stop()
             watch.cancel()
-            await self._hand_everything_back()
-            heartbeat.cancel()
-            await asyncio.wait([heartbeat, watch])
+            await self._hand_everything_back(claims)
+            await _cut_short([*parts, *self._tasks()])
+        for part in parts:
+            if part.done() and not part.cancelled():
+                part.result()
 
     def stop(self) -> None:
         """Claim no more; `run` hands back what it holds and returns."""
-        self._stopping = True
+        self._stopped.set()
         self._wanted.set()
+
+    async def _claim_forever(self) -> None:
+        while not self._stopped.is_set():
+            await self._claim_for_all_lanes()
+            await self._wait_for_ring()
 
     async def _wait_for_ring(self) -> None:
         try:
@@ -138,31 +182,49 @@ class JobRunner:
 
     async def _claim_for_all_lanes(self) -> None:
         try:
+            await self._give_strays_back()
             for lane in self.lanes:
                 await self._claim_for(lane)
         except DATABASE_TROUBLE as error:
             log.warning("claim_failed", reason=type(error).__name__)
             await asyncio.sleep(RECOVERY_SECONDS)
-            # What is held comes first: its leases may have run out while the database was away.
-            await self._renew(self._held())
+
+    async def _give_strays_back(self) -> None:
+        """Give back what was claimed by a statement whose answer was lost.
+
+        No claim is under way now, so what is held by this runner's name and not known is that.
+        """
+        known = self._running.keys() | self._left
+        strays = [each for each in self._seen if each.token not in known]
+        if strays:
+            async with self.sessions.begin() as session:
+                if given := await ledger.give_back(session, strays):
+                    log.warning("claims_given_back", jobs=given)
+        self._seen = []
 
     async def _claim_for(self, lane: Lane) -> None:
         handlers: Mapping[JobKind, JobHandler] = {h.kind: h for h in lane.handlers}
-        held = self._held()
-        free = lane.slots - sum(lease.kind in handlers for lease in held)
-        if free <= 0 or self._stopping:
+        in_lane = [lease for lease in self._held() if lease.kind in handlers]
+        free = lane.slots - len(in_lane)
+        if free + RECOVERY_SLOTS <= 0 or any(lease.is_suspect for lease in in_lane):
             return
-        has_suspect = any(lease.is_suspect for lease in held)
+        if self._stopped.is_set():
+            return
         async with self.sessions.begin() as session:
-            leases = await ledger.claim(
-                session,
-                list(handlers),
-                free,
-                has_suspect=has_suspect,
-                holder=str(self.name) if self.name else None,
-            )
+            claimant = self._claimant(is_empty=not in_lane)
+            leases = await ledger.claim(session, list(handlers), free, claimant=claimant)
         for lease in leases:
             self._start(lease, handlers[lease.kind])
+
+    def _claimant(self, *, is_empty: bool) -> Claimant:
+        lease = timedelta(seconds=LEASE_SECONDS)
+        return Claimant(
+            holder=self.holder,
+            trusted_until=self._contact.trusted_until(lease) if self._contact else None,
+            has_suspect=any(lease.is_suspect for lease in self._held()),
+            is_empty=is_empty,
+            recovery_slots=RECOVERY_SLOTS,
+        )
 
     def _held(self) -> list[Lease]:
         return [running.lease for running in self._running.values()]
@@ -179,12 +241,16 @@ class JobRunner:
         try:
             with JOB_SECONDS.labels(kind).time():
                 running.outcome = await self._outcome_of(running)
+            if running.outcome == "lost":
+                await running.handler.forget(lease)
         except Exception:
             # Not even its end could be written down: the lease runs out, and another takes over.
             log.exception("job_left")
             running.outcome = "lost"
         finally:
             del self._running[lease.token]
+            if running.outcome == "lost":
+                self._left.add(lease.token)
             JOBS_FINISHED.labels(kind, running.outcome).inc()
             log.info("job_ended", outcome=running.outcome)
             self.ring()
@@ -192,6 +258,7 @@ class JobRunner:
     async def _outcome_of(self, running: _Running) -> str:
         """Work, and say how it ended; what was interrupted is handed back."""
         try:
+            running.begin()
             return await self._run_until_called_off(running.lease, running.handler)
         except LeaseLost:
             return "lost"
@@ -235,47 +302,71 @@ class JobRunner:
                 await self._renew([lease])
 
     async def _heartbeat_forever(self) -> None:
+        pause = HEARTBEAT_SECONDS
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            await self._renew(self._held())
+            await asyncio.sleep(pause)
+            renewed = await self._renew(self._held())
+            pause = HEARTBEAT_SECONDS if renewed else HEARTBEAT_RETRY_SECONDS
 
     async def _watch_forever(self) -> None:
-        """Look whether the other holders of this machine are there; do not wait for the lease."""
-        while self.name is not None:
+        """Look who holds what, and whether the holders of this machine are there."""
+        while True:
             try:
-                await self._end_leases_of_the_gone(self.name)
+                await self._look_around()
             except DATABASE_TROUBLE as error:
                 log.warning("watch_failed", reason=type(error).__name__)
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _end_leases_of_the_gone(self, me: ProcessName) -> None:
+    async def _look_around(self) -> None:
         async with self.sessions.begin() as session:
-            gone = [name for name in await ledger.holders(session) if _is_gone(me, name)]
+            now, held = await ledger.look(session)
+            self._contact = prolonged(self._contact, now)
+            self._seen = [each for each in held if each.holder == self.holder]
+            self._left &= {each.token for each in self._seen}
+            holders = {each.holder for each in held if each.holder is not None}
+            gone = [holder for holder in holders if self._is_gone(holder)]
             if gone and await ledger.end_leases_of(session, gone):
                 log.warning("holders_gone", processes=len(gone))
                 self.ring()
 
-    async def _renew(self, leases: Sequence[Lease]) -> None:
+    def _is_gone(self, holder: str) -> bool:
+        other = ProcessName.parse(holder)
+        return self.name is not None and other is not None and self.name.knows_gone(other)
+
+    async def _renew(self, leases: Sequence[Lease]) -> bool:
+        """Renew them and stop what was taken away; return whether the database has answered."""
         if not leases:
-            return
+            return True
         try:
             async with self.sessions.begin() as session:
                 held = await ledger.heartbeat(session, leases)
         except DATABASE_TROUBLE as error:
             log.warning("heartbeat_failed", reason=type(error).__name__)
-            return
+            return False
         for lease in leases:
             running = self._running.get(lease.token)
             if lease.token not in held and running is not None:
                 running.lose()
+        return True
 
-    async def _hand_everything_back(self) -> None:
-        running = list(self._running.values())
-        for each in running:
+    async def _hand_everything_back(self, claims: "asyncio.Task[None]") -> None:
+        """Hand back what is held, and what the last claim brings; leave it where time is up."""
+        try:
+            async with asyncio.timeout(HAND_BACK_SECONDS):
+                self._give_up()
+                await asyncio.wait([claims])
+                self._give_up()
+                if tasks := self._tasks():
+                    await asyncio.wait(tasks)
+        except TimeoutError:
+            log.warning("not_handed_back", jobs=len(self._running))
+
+    def _give_up(self) -> None:
+        for each in self._running.values():
             each.give_up()
-        tasks = [each.task for each in running if each.task is not None]
-        if tasks:
-            await asyncio.wait(tasks)
+
+    def _tasks(self) -> "list[asyncio.Task[None]]":
+        return [each.task for each in self._running.values() if each.task is not None]
 
     async def _hand_back(self, running: _Running) -> str:
         """Put the job back, however long the database is away; a lost lease ends the trying."""
@@ -285,13 +376,15 @@ class JobRunner:
             except LeaseLost:
                 return "lost"
             except Exception as error:
-                if not is_outage(error) or self._stopping:
+                if not is_outage(error) or self._stopped.is_set():
                     raise
                 await asyncio.sleep(RECOVERY_SECONDS)
             else:
                 return "handed_back"
 
 
-def _is_gone(me: ProcessName, name: str) -> bool:
-    other = ProcessName.parse(name)
-    return other is not None and me.knows_gone(other)
+async def _cut_short(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    """Cancel what is left; a database that does not answer may hold some of it for longer."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=_END_SECONDS)

@@ -57,8 +57,9 @@ async def retry_lecture_download(info: Info, id: strawberry.ID) -> RetryLectureD
 
 async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectureDownloadResult:
     """Stop a lecture that waits or is being downloaded."""
+    backends = info.context.app.backends
     lecture = await lecture_requests.cancel_download(
-        info.context.app.backends.work, info.context.viewer, parse_uuid(id)
+        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
     )
     return LecturePayload(lecture=Lecture.from_model(lecture))
 

@@ -1,4 +1,8 @@
-"""`studybuddy doctor`: whether rows, objects and jobs fit together.  It changes nothing."""
+"""`studybuddy doctor`: whether rows, objects and jobs fit together.  It changes nothing.
+
+A storage that cannot be listed, and a database that is away, end the examination; one object that
+cannot be read is a finding like any other.
+"""
 
 import asyncio
 import hashlib
@@ -11,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db.models import Document, Job, Lecture
 from app.domain import JobKind, LectureStatus
-from app.errors import ObjectNotFound
+from app.errors import ObjectNotFound, StorageError
 from app.services.inventory import (
     BATCH,
     OPEN,
@@ -28,6 +32,8 @@ from app.storage.protocol import ObjectInfo, ObjectStore
 SECOND_LOOK_SECONDS = 1.0
 """An object is published a moment before its row, and deleted a moment after it."""
 
+_UNREADABLE = "object that cannot be read"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
@@ -39,13 +45,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Doctor:
-    """Examines one database and the store that it belongs to, both of them in use or not."""
+    """Examines one database and the store that it belongs to, both of them in use or not.
+
+    ``scratch`` is this machine's own folder beside a store that is elsewhere; None where there is
+    none.
+    """
 
     sessions: async_sessionmaker[AsyncSession]
     storage: ObjectStore
+    scratch: ObjectStore | None = None
 
     async def examine(self, *, deep: bool = False) -> list[Finding]:
-        """Return what does not fit; ``deep`` reads every document and compares its SHA-256."""
+        """Return what does not fit; ``deep`` reads every document and compares its SHA-256.
+
+        Raises `StorageError` where the store cannot be listed, and the database's errors.
+        """
         objects = {found.key: found async for found in self.storage.list_files()}
         async with self.sessions() as session:
             items = [item async for item in stored_items(session)]
@@ -53,26 +67,49 @@ class Doctor:
         strays = await self._orphans(objects)
         if suspected or strays:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
-        findings = [*await self._unfit(suspected), *await self._strays(strays)]
+        findings = await self._unfit(suspected)
+        findings += await self._strays(self.storage, strays, "object without a row")
         findings += [Finding("object of no known kind", key) for key in objects if _unknown(key)]
+        findings += await self._in_scratch()
         findings += await self._jobs_and_states()
         if deep:
             findings += await self._altered(items)
-        return sorted(findings)
+        return sorted(set(findings))
 
     async def _unfit(self, items: Sequence[StoredItem]) -> list[Finding]:
         """Look again at objects that seemed to be missing, or to have another size."""
-        findings = []
-        for item in items:
-            found = await self._stat(item.key)
-            if not _fits(item, found) and await self._is_pointed_at(item.key):
-                problem = "object of another size" if found else "row without its object"
-                findings.append(Finding(problem, item.key))
-        return findings
+        return [
+            Finding(problem, item.key)
+            for item in items
+            if (problem := await self._problem_with(item)) and await self._is_pointed_at(item.key)
+        ]
 
-    async def _strays(self, keys: Sequence[str]) -> list[Finding]:
-        still = [key for key in await self._orphans(keys) if await self._stat(key)]
-        return [Finding("object without a row", key) for key in still]
+    async def _problem_with(self, item: StoredItem) -> str | None:
+        try:
+            found = await self.storage.stat_file(item.key)
+        except ObjectNotFound:
+            return "row without its object"
+        except StorageError:
+            return _UNREADABLE
+        return None if _fits(item, found) else "object of another size"
+
+    async def _in_scratch(self) -> list[Finding]:
+        """Look for what no job will need again; the sweep of this machine's workers takes it."""
+        if self.scratch is None:
+            return []
+        keys = [found.key async for found in self.scratch.list_files()]
+        strays = await self._orphans(keys)
+        if strays:
+            await asyncio.sleep(SECOND_LOOK_SECONDS)
+        findings = await self._strays(self.scratch, strays, "scratch file without a job")
+        return findings + [
+            Finding("scratch file of no known kind", key) for key in keys if _unknown(key)
+        ]
+
+    async def _strays(self, store: ObjectStore, keys: Sequence[str], problem: str) -> list[Finding]:
+        """Look again at what seemed to be nobody's."""
+        still = [key for key in await self._orphans(keys) if await _is_there(store, key)]
+        return [Finding(problem, key) for key in still]
 
     async def _orphans(self, keys: Iterable[str]) -> list[str]:
         left, found = iter(keys), []
@@ -84,28 +121,28 @@ class Doctor:
     async def _altered(self, items: Iterable[StoredItem]) -> list[Finding]:
         """Compare bytes; what is missing was found before."""
         return [
-            Finding("object with other bytes", item.key)
+            Finding(problem, item.key)
             for item in items
-            if item.checksum
-            and await self._checksum(item.key) not in (item.checksum, None)
-            and await self._is_pointed_at(item.key)
+            if (problem := await self._problem_inside(item)) and await self._is_pointed_at(item.key)
         ]
 
-    async def _checksum(self, key: str) -> str | None:
-        digest = hashlib.sha256()
+    async def _problem_inside(self, item: StoredItem) -> str | None:
+        if item.checksum is None:
+            return None
         try:
-            async with self.storage.open_file(key) as opened:
-                async for chunk in opened.chunks:
-                    digest.update(chunk)
+            checksum = await self._checksum(item.key)
         except ObjectNotFound:
             return None
-        return digest.hexdigest()
+        except StorageError:
+            return _UNREADABLE
+        return None if checksum == item.checksum else "object with other bytes"
 
-    async def _stat(self, key: str) -> ObjectInfo | None:
-        try:
-            return await self.storage.stat_file(key)
-        except ObjectNotFound:
-            return None
+    async def _checksum(self, key: str) -> str:
+        digest = hashlib.sha256()
+        async with self.storage.open_file(key) as opened:
+            async for chunk in opened.chunks:
+                digest.update(chunk)
+        return digest.hexdigest()
 
     async def _is_pointed_at(self, key: str) -> bool:
         async with self.sessions() as session:
@@ -144,6 +181,17 @@ class Doctor:
                 for problem, query in problems.items()
                 for found in await session.scalars(query)
             ]
+
+
+async def _is_there(store: ObjectStore, key: str) -> bool:
+    """Whether the object is there, or may be: a store that cannot tell is no proof that it went."""
+    try:
+        await store.stat_file(key)
+    except ObjectNotFound:
+        return False
+    except StorageError:
+        pass
+    return True
 
 
 def _fits(item: StoredItem, found: ObjectInfo | None) -> bool:

@@ -10,32 +10,34 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import structlog
-from sqlalchemy import func, select, text
+from sqlalchemy import Interval, func, select, text, type_coerce
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.cancellation import ended
 from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Lecture
+from app.db.outages import is_outage
 from app.domain import DownloadStage, JobKind, JobState, LectureFailure, LectureStatus
 from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
-from app.ingest.part_file import hand_over, is_part
+from app.ingest.part_file import discard_part
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.protocols import ExtractedAudio, LectureRequest, ResolvedLecture
+from app.services import attempt_files
 from app.services.lecture_requests import (
     MAX_TITLE_CHARACTERS,
     clear_progress,
     mark_failed,
 )
 from app.services.merging import settle_identity
+from app.services.objects import delete_objects
 from app.services.progress import ProgressWriter
-from app.services.removal import delete_objects
 from app.services.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
+from app.services.staging import StagedAudio, staged_audio
 from app.services.storage_keys import audio_key, source_stem
 from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work
@@ -44,14 +46,16 @@ from app.storage.protocol import LocalFiles, ObjectStore
 log = structlog.get_logger()
 
 RETRIED = "retried"
-_READ_BYTES = 1024 * 1024
 _SIGN_OF_LIFE_SECONDS = 1.0
+_RECOVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
-    request: LectureRequest
+class _Begun:
+    """What a lease has begun: the attempt's temporary keys' stem, and the number before it."""
+
     stem: str
+    attempts_before: int
 
 
 class LectureDownloads:
@@ -72,12 +76,13 @@ class LectureDownloads:
         self._scratch = scratch
         self._pipeline = pipeline
         self._timeout_seconds = timeout_seconds
-        self._attempts_before: WeakKeyDictionary[Lease, int] = WeakKeyDictionary()
+        self._begun: WeakKeyDictionary[Lease, _Begun] = WeakKeyDictionary()
 
     async def run(self, lease: Lease) -> str:
         """Bring the lecture to COMPLETED or FAILED, or back to PENDING for a later attempt.
 
-        Raises `LeaseLost` where the job was taken away; cancelled, it leaves no file.
+        Raises `LeaseLost` where the job was taken away.  Then, and where it is cancelled, what was
+        fetched is left to `forget` or `hand_back`; nothing else is left.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds) as deadline:
@@ -105,33 +110,48 @@ class LectureDownloads:
         )
 
     async def hand_back(self, lease: Lease) -> None:
-        """Put the job back for another worker at once, as if this one had not taken it up."""
+        """Put the job back for another worker at once, as if this one had not taken it up.
+
+        What was fetched is kept for that one.
+        """
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             lecture.status = LectureStatus.PENDING
-            lecture.attempt = self._attempts_before.get(lease, lecture.attempt)
+            begun = self._begun.get(lease)
+            lecture.attempt = begun.attempts_before if begun else lecture.attempt
             clear_progress(lecture)
+            await self._keep(lease)
             await self._announce(unit, lecture.id)
             await ledger.requeue(unit.session, lease, attempt=lease.attempt)
             unit.ring()
 
+    async def forget(self, lease: Lease) -> None:
+        """Delete what an attempt that was taken away has fetched; its successor has its own."""
+        begun = self._begun.get(lease)
+        if begun is not None:
+            await discard_part(self._scratch, begun.stem)
+
     async def _attempt(self, lease: Lease) -> str:
-        attempt = await self._start(lease)
+        request, stem = await self._start(lease)
         async with ProgressWriter(self._work, lease) as progress, AsyncExitStack() as stack:
             with _machine_trouble():
-                resolved = await self._pipeline.resolve(attempt.request, progress.report)
+                resolved = await self._pipeline.resolve(request, progress.report)
             await self._note_resolution(lease, resolved)
-            audio_of = self._pipeline.audio_of(resolved, attempt.stem, progress.report)
+            audio_of = self._pipeline.audio_of(resolved, stem, progress.report)
             with _machine_trouble():
                 audio = await stack.enter_async_context(audio_of)
+                staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")
+                beside = await stack.enter_async_context(staged)
             await progress.stop()
-            return await self._complete(lease, audio)
+            return await self._complete(lease, audio, beside)
 
-    async def _start(self, lease: Lease) -> _Attempt:
+    async def _start(self, lease: Lease) -> tuple[LectureRequest, str]:
+        """Begin an attempt: write it into the row, and take over what earlier ones have left."""
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
+            stem = source_stem(lecture.id, lecture.attempt + 1, lease)
             # Noted before the commit, whose answer may be lost.
-            self._attempts_before[lease] = lecture.attempt
+            self._begun[lease] = _Begun(stem, lecture.attempt)
             lecture.status = LectureStatus.DOWNLOADING
             lecture.attempt += 1
             lecture.started_at = lecture.started_at or func.now()
@@ -142,23 +162,11 @@ class LectureDownloads:
             request = LectureRequest(
                 lecture.id, lecture.panopto_url, lecture.panopto_session_id, lecture.stream_url
             )
-            attempt, stem = lecture.attempt, source_stem(lecture.id, lecture.attempt, lease)
+            attempt = lecture.attempt
+            await attempt_files.take_kept(self._scratch, lecture.id, stem)
         if attempt > 1:
-            await self._clear_earlier_attempts(lease.subject_id, stem)
-        return _Attempt(request, stem)
-
-    async def _clear_earlier_attempts(self, lecture_id: UUID, stem: str) -> None:
-        """Take over the part that a killed worker left, and delete all else that it did.
-
-        No one else may work on this lecture now.
-        """
-        async for found in self._scratch.list_files(f"audio/{lecture_id}_source."):
-            if found.key.startswith(f"{stem}."):
-                continue
-            if is_part(found.key):
-                await asyncio.to_thread(hand_over, self._scratch, found.key, stem)
-            else:
-                await self._scratch.delete_file(found.key)
+            await attempt_files.take_from_killed(self._scratch, lease.subject_id, attempt, stem)
+        return request, stem
 
     async def _note_resolution(self, lease: Lease, resolved: ResolvedLecture) -> None:
         """Keep the title and the session; a lecture that was merged into another stops here."""
@@ -174,20 +182,32 @@ class LectureDownloads:
     async def _is_merged_away(self, unit: UnitOfWork, lease: Lease, session_id: str | None) -> bool:
         if session_id is None:
             return False
-        survivor = await settle_identity(unit, lease.subject_id, session_id)
+        survivor = await settle_identity(unit, lease, session_id)
         return survivor is None or survivor.id != lease.subject_id
 
-    async def _complete(self, lease: Lease, audio: ExtractedAudio) -> str:
-        """Store the audio and end the lecture as COMPLETED.
+    async def _complete(self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio) -> str:
+        """End the lecture as COMPLETED; a database that is away is waited for."""
+        while True:
+            try:
+                return await self._publish(lease, audio, beside)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                log.warning("completion_waits", reason=type(error).__name__)
+            await asyncio.sleep(_RECOVERY_SECONDS)
 
-        The object is put in place under the lecture's row lock: a cancel, an unlink or a successor
-        waits for it, and a worker whose lease is gone puts nothing.
+    async def _publish(self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio) -> str:
+        """Put the audio in its place and end the lecture, in one transaction.
+
+        The object is moved under the lecture's row lock: a cancel, an unlink or a successor waits
+        for it, and a worker whose lease is gone puts nothing.
         """
         key = audio_key(lease.subject_id)
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             async with _kept_alive(unit.session):
-                await self._store(key, audio.path)
+                with _machine_trouble():
+                    await beside.place(key)
             lecture.status = LectureStatus.COMPLETED
             lecture.audio_storage_key = key
             lecture.duration_seconds = round(audio.duration_seconds)
@@ -197,49 +217,74 @@ class LectureDownloads:
             await ledger.finish(unit.session, lease)
         return JobState.DONE
 
-    async def _store(self, key: str, path: Path) -> None:
-        if self._scratch is self._storage:
-            await self._scratch.adopt_file(key, path)
-        else:
-            await self._storage.store_file(key, _read(path))
-            await asyncio.to_thread(path.unlink)  # COMPLETED promises that none is left.
-
     async def _retry_or_fail(self, lease: Lease, failure: IngestFailed) -> str:
         attempts = lease.attempt + 1
         if not failure.transient or attempts >= MAX_ATTEMPTS:
             return await self._fail(lease, failure)
-        delay = backoff(lease.attempt, failure.retry_after_seconds)
-        return await self._postpone(lease, delay, attempts, failure.message)
+        return await self._retry(lease, failure)
 
     async def _wait(self, lease: Lease, reason: NotReadyYet) -> str:
-        delay = not_ready_delay(lease.age)
-        if delay is not None:
-            return await self._postpone(lease, delay, lease.attempt, reason.message)
+        """Ask again later.  That the source answers well forgives what went wrong before."""
+        async with self._work.begin() as unit:
+            lecture = await self._locked(unit, lease)
+            since = type_coerce(func.now() - Lecture.started_at, Interval)
+            waited = await unit.session.scalar(select(since).where(Lecture.id == lecture.id))
+            delay = not_ready_delay(waited or timedelta(0))
+            if delay is not None:
+                self._postpone(lecture, delay, reason.message)
+                await self._keep(lease)
+                await self._announce(unit, lecture.id)
+                await ledger.requeue(unit.session, lease, delay=delay, attempt=0, crashes=0)
+                return RETRIED
         message = "The recording was not ready within 24 hours."
         return await self._fail(lease, IngestFailed(LectureFailure.TIMEOUT, message))
 
-    async def _postpone(self, lease: Lease, delay: timedelta, attempts: int, message: str) -> str:
+    async def _retry(self, lease: Lease, failure: IngestFailed) -> str:
+        """Try again later, with what was fetched."""
+        delay = backoff(lease.attempt, failure.retry_after_seconds)
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
-            lecture.status = LectureStatus.PENDING
-            lecture.next_attempt_at = func.now() + delay
-            lecture.error_message = message
-            clear_progress(lecture)
+            self._postpone(lecture, delay, failure.message)
+            await self._keep(lease)
             await self._announce(unit, lecture.id)
-            await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts, error=message)
+            attempts, error = lease.attempt + 1, failure.message
+            await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts, error=error)
         return RETRIED
+
+    def _postpone(self, lecture: Lecture, delay: timedelta, message: str) -> None:
+        lecture.status = LectureStatus.PENDING
+        lecture.next_attempt_at = func.now() + delay
+        lecture.error_message = message
+        clear_progress(lecture)
 
     async def _fail(self, lease: Lease, failure: IngestFailed) -> str:
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             mark_failed(lecture, failure.failure, failure.message)
-            # An attempt that died between object and row leaves the object; under the row lock no
-            # other attempt can have put one since.  A store that fails leaves it to the sweep.
             async with _kept_alive(unit.session):
-                await delete_objects(self._storage, [audio_key(lecture.id)])
+                await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)
             await ledger.finish(unit.session, lease, JobState.FAILED, failure.message)
         return JobState.FAILED
+
+    async def _keep(self, lease: Lease) -> None:
+        """Keep what the lease's attempt has fetched.  Under the lock: the next one takes it."""
+        begun = self._begun.get(lease)
+        if begun is not None:
+            await attempt_files.keep(self._scratch, lease.subject_id, begun.stem)
+
+    async def _discard(self, lease: Lease, attempt: int) -> None:
+        """Delete what attempts have fetched, and what one that was killed may have put.
+
+        Under the row lock no other attempt can have put an object since.  A store that fails leaves
+        it to the sweep.
+        """
+        begun = self._begun.get(lease)
+        stem = begun.stem if begun else None
+        await attempt_files.discard(self._scratch, lease.subject_id, stem)
+        if lease.crashes > 0:
+            await attempt_files.discard_all(self._scratch, lease.subject_id, attempt)
+            await delete_objects(self._storage, [audio_key(lease.subject_id)])
 
     async def _locked(self, unit: UnitOfWork, lease: Lease) -> Lecture:
         """Lock the lecture and check the lease; the lecture first, as everyone does."""
@@ -257,13 +302,20 @@ class LectureDownloads:
 
 @asynccontextmanager
 async def _kept_alive(session: AsyncSession) -> AsyncIterator[None]:
-    """Keep the transaction from looking idle while the block does something else."""
-    pinging = asyncio.create_task(_ping(session))
+    """Keep the transaction from looking idle while the block does something else.
+
+    Where the transaction is gone the block is cancelled, and that error is raised.
+    """
+    first: BaseException | None = None
     try:
-        yield
-    finally:
-        pinging.cancel()
-        await ended(pinging)
+        async with asyncio.TaskGroup() as group:
+            pinging = group.create_task(_ping(session))
+            yield
+            pinging.cancel()
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+    if first is not None:
+        raise first
 
 
 async def _ping(session: AsyncSession) -> None:
@@ -296,9 +348,3 @@ def _storage_trouble() -> IngestFailed:
 def _title(title: str | None) -> str | None:
     title = (title or "").strip()[:MAX_TITLE_CHARACTERS]
     return title if title and is_storable(title) else None
-
-
-async def _read(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, _READ_BYTES):
-            yield chunk

@@ -19,11 +19,14 @@ from app.errors import Conflict, InvalidInput, NotFound
 from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
 from app.ingest.web_url import parse_web_url
+from app.services.attempt_files import kept_keys
 from app.services.lectures import get_lecture, linked, real_id
+from app.services.objects import delete_objects
 from app.services.quotas import Allowance, Quota
 from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work
 from app.services.users import ensure_user
+from app.storage.protocol import ObjectStore
 
 MAX_TITLE_CHARACTERS = 500
 RUNNING = (LectureStatus.PENDING, LectureStatus.DOWNLOADING)
@@ -89,8 +92,14 @@ async def retry_download(
         return await _changed(unit, viewer, lecture)
 
 
-async def cancel_download(work: Work, viewer: Viewer, lecture_id: UUID) -> Lecture:
-    """Stop a PENDING or DOWNLOADING lecture: FAILED with CANCELLED; its worker is rung."""
+async def cancel_download(
+    work: Work, storage: ObjectStore, viewer: Viewer, lecture_id: UUID
+) -> Lecture:
+    """Stop a PENDING or DOWNLOADING lecture: FAILED with CANCELLED; its worker is rung.
+
+    What its worker has fetched is the worker's to delete; what waited for the next attempt goes
+    here, or with the sweep where it is on a worker's own disk.
+    """
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
         if lecture.status not in RUNNING:
@@ -99,7 +108,9 @@ async def cancel_download(work: Work, viewer: Viewer, lecture_id: UUID) -> Lectu
             raise Conflict("Others use this lecture too: unlink it instead.")
         await stop_job(unit, lecture.id)
         mark_failed(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
-        return await _changed(unit, viewer, lecture)
+        cancelled = await _changed(unit, viewer, lecture)
+    await delete_objects(storage, kept_keys(cancelled.id))
+    return cancelled
 
 
 async def lock_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> Lecture:
@@ -129,9 +140,14 @@ async def _changed(unit: UnitOfWork, viewer: Viewer, lecture: Lecture) -> Lectur
 
 
 async def enqueue(unit: UnitOfWork, lecture: Lecture, viewer: Viewer) -> None:
-    """Open the download job in this transaction, and ring after it."""
+    """Open the download job in this transaction, and ring after it.
+
+    One that is open already need not wait behind all else that its first requester asked for.
+    """
     if await ledger.open_job(unit.session, JobKind.DOWNLOAD_LECTURE, lecture.id, viewer.id):
         unit.ring()
+    else:
+        await ledger.move_up(unit.session, JobKind.DOWNLOAD_LECTURE, lecture.id, viewer.id)
 
 
 async def stop_job(unit: UnitOfWork, lecture_id: UUID) -> None:

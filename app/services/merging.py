@@ -11,6 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db import ledger
+from app.db.ledger import Lease
 from app.db.models import Lecture, LectureAlias, UserLecture
 from app.domain import LectureStatus
 from app.services.lecture_requests import stop_job
@@ -24,17 +26,20 @@ _PREFERENCE = (
 )
 
 
-async def settle_identity(unit: UnitOfWork, lecture_id: UUID, session_id: str) -> Lecture | None:
-    """Give the lecture its session, or merge it with the one that has it; return the survivor.
+async def settle_identity(unit: UnitOfWork, lease: Lease, session_id: str) -> Lecture | None:
+    """Give the leased lecture its session, or merge it with the one that has it; return who stays.
 
-    None where the lecture is gone.  Rows are locked in the order of their ids, so that two merges
-    cannot wait for each other; a request that takes the session in between makes it look again.
+    None where the lecture is gone; `LeaseLost` where the lease is.  Rows are locked in the order of
+    their ids, so that two merges cannot wait for each other; a request that takes the session in
+    between makes it look again.
     """
+    lecture_id = lease.subject_id
     while True:
         lectures = await _lock_both(unit.session, lecture_id, session_id)
         mine = next((row for row in lectures if row.id == lecture_id), None)
         if mine is None:
             return None
+        await ledger.require_lease(unit.session, lease)
         if len(lectures) > 1:
             survivor, loser = sorted(lectures, key=_rank)
             await _merge(unit, survivor, loser)

@@ -57,6 +57,9 @@ class PageCounts:
             await ledger.requeue(unit.session, lease, attempt=lease.attempt)
             unit.ring()
 
+    async def forget(self, lease: Lease) -> None:
+        """Do nothing: nothing is left."""
+
     async def _count_object(self, key: str, lease: Lease) -> int | None:
         async with self._as_local_file(key, lease) as path:
             return await self._count(path)

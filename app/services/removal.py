@@ -4,11 +4,9 @@ Rows go first, in one transaction under the item's row lock; objects follow the 
 sweep collects those that a crash in between leaves.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
 from sqlalchemy import delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,14 +14,14 @@ from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import JobKind
-from app.errors import NotFound, StorageError
+from app.errors import NotFound
+from app.services.attempt_files import kept_keys
 from app.services.lecture_requests import stop_job
 from app.services.lectures import real_id, require_admin
+from app.services.objects import delete_objects
 from app.services.storage_keys import audio_key
 from app.services.unit_of_work import UnitOfWork, Work
 from app.storage.protocol import ObjectStore
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ async def remove_lecture(unit: UnitOfWork, lecture: Lecture) -> list[str]:
     await stop_job(unit, lecture.id)
     await unit.session.execute(delete(Lecture).where(Lecture.id == lecture.id))
     keys = {audio_key(lecture.id), lecture.audio_storage_key, lecture.transcript_storage_key}
-    return [key for key in keys if key is not None]
+    return [*filter(None, keys), *kept_keys(lecture.id)]
 
 
 async def remove_document(unit: UnitOfWork, document: Document) -> list[str]:
@@ -119,16 +117,6 @@ async def remove_document(unit: UnitOfWork, document: Document) -> list[str]:
     await ledger.close_job(unit.session, JobKind.COUNT_PAGES, document.id)
     await unit.session.execute(delete(Document).where(Document.id == document.id))
     return [document.storage_key]
-
-
-async def delete_objects(storage: ObjectStore, keys: Sequence[str]) -> None:
-    """Delete the objects of rows that are gone; what fails here is left to the sweep."""
-    if not keys:
-        return
-    try:
-        await storage.delete_files(keys)
-    except StorageError:
-        log.warning("objects_left_to_the_sweep", keys=keys, exc_info=True)
 
 
 async def _locked_lecture(session: AsyncSession, lecture_id: UUID) -> Lecture:

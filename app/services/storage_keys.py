@@ -1,8 +1,11 @@
 """Where objects lie: logical keys, the same on disk and in a bucket."""
 
+import re
 from uuid import UUID
 
 from app.db.ledger import Lease
+
+_TEMPORARY = re.compile(r"audio/[^/]+_source\.(\d{1,9})\.[^/]+")
 
 
 def audio_key(lecture_id: UUID) -> str:
@@ -17,6 +20,17 @@ def source_stem(lecture_id: UUID, attempt: int, lease: Lease) -> str:
     successor's files.
     """
     return f"audio/{lecture_id}_source.{attempt}.{lease.token.hex[:8]}"
+
+
+def kept_stem(lecture_id: UUID) -> str:
+    """Return the stem of what an attempt that ended in order has kept for the next one."""
+    return f"audio/{lecture_id}_source.0.kept"
+
+
+def attempt_of(key: str) -> int | None:
+    """Return the attempt that a temporary object is of, 0 for what was kept; None for others."""
+    match = _TEMPORARY.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def is_temporary(key: str) -> bool:

@@ -2,8 +2,9 @@
 
 It is a job of the ledger like any other, so one worker at a time does it, and it queues itself
 again when it is done.  What it removes: items that nobody is linked to, objects without a row,
-half-written files, and old closed jobs.  Rows whose object is missing are only reported.  A scratch
-folder that is a machine's own is swept by that machine's workers (`store_sweep.sweep_forever`).
+half-written files, and old closed jobs.  Rows whose object is missing are only reported.  What
+cannot be removed is logged, and keeps nothing else from being swept.  A scratch folder that is a
+machine's own is swept by that machine's workers (`store_sweep.sweep_forever`).
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
 from app.services.inventory import is_pointed_at, stored_items
-from app.services.removal import delete_objects, remove_document, remove_lecture
-from app.services.store_sweep import StoreSweep, interval_of
+from app.services.objects import delete_objects
+from app.services.removal import remove_document, remove_lecture
+from app.services.store_sweep import StoreSweep, going_on, interval_of
 from app.services.unit_of_work import Work
 from app.storage.protocol import ObjectStore
 
@@ -51,9 +53,9 @@ class Sweep:
 
     async def run(self, lease: Lease) -> str:
         """Sweep once, and queue the next one."""
-        await self._unlinked_lectures()
-        await self._unlinked_documents()
-        await self._report_missing(await self._objects.run())
+        for stage in (self._unlinked_lectures, self._unlinked_documents, self._stored):
+            with going_on("sweep_stage_failed", stage=stage.__name__):
+                await stage()
         await self._requeue(lease, self._interval)
         return JobState.DONE
 
@@ -65,6 +67,9 @@ class Sweep:
         """Leave it to another worker."""
         await self._requeue(lease, timedelta(0))
 
+    async def forget(self, lease: Lease) -> None:
+        """Do nothing: nothing is left."""
+
     async def _requeue(self, lease: Lease, delay: timedelta) -> None:
         async with self._work.begin() as unit:
             await ledger.prune(unit.session, KEEP_CLOSED_JOBS_FOR)
@@ -75,28 +80,39 @@ class Sweep:
         alone = ~exists().where(UserLecture.lecture_id == Lecture.id)
         old = select(Lecture.id).where(alone, Lecture.updated_at < func.now() - self._grace)
         for lecture_id in await self._ids(old):
-            keys: list[str] = []
-            async with self._work.begin() as unit:
-                lecture = await unit.session.get(Lecture, lecture_id, with_for_update=True)
+            with going_on("lecture_not_swept", lecture_id=str(lecture_id)):
                 # Looked at again under the lock: a link may have come since.
-                mine = select(Lecture.id).where(alone, Lecture.id == lecture_id)
-                if lecture and await unit.session.scalar(mine):
-                    keys = await remove_lecture(unit, lecture)
-                    log.info("swept_lecture", lecture_id=str(lecture_id))
-            await delete_objects(self._storage, keys)
+                await self._remove_lecture(lecture_id, select(Lecture.id).where(alone))
+
+    async def _remove_lecture(self, lecture_id: UUID, alone: Select[UUID]) -> None:
+        keys: list[str] = []
+        async with self._work.begin() as unit:
+            lecture = await unit.session.get(Lecture, lecture_id, with_for_update=True)
+            if lecture and await unit.session.scalar(alone.where(Lecture.id == lecture_id)):
+                keys = await remove_lecture(unit, lecture)
+                log.info("swept_lecture", lecture_id=str(lecture_id))
+        await delete_objects(self._storage, keys)
 
     async def _unlinked_documents(self) -> None:
         alone = ~exists().where(UserDocument.document_id == Document.id)
         old = select(Document.id).where(alone, Document.updated_at < func.now() - self._grace)
         for document_id in await self._ids(old):
-            keys: list[str] = []
-            async with self._work.begin() as unit:
-                document = await unit.session.get(Document, document_id, with_for_update=True)
-                mine = select(Document.id).where(alone, Document.id == document_id)
-                if document and await unit.session.scalar(mine):
-                    keys = await remove_document(unit, document)
-                    log.info("swept_document", document_id=str(document_id))
-            await delete_objects(self._storage, keys)
+            with going_on("document_not_swept", document_id=str(document_id)):
+                await self._remove_document(document_id, select(Document.id).where(alone))
+
+    async def _remove_document(self, document_id: UUID, alone: Select[UUID]) -> None:
+        keys: list[str] = []
+        async with self._work.begin() as unit:
+            document = await unit.session.get(Document, document_id, with_for_update=True)
+            if document and await unit.session.scalar(alone.where(Document.id == document_id)):
+                keys = await remove_document(unit, document)
+                log.info("swept_document", document_id=str(document_id))
+        await delete_objects(self._storage, keys)
+
+    async def _stored(self) -> None:
+        seen = await self._objects.run()
+        if seen is not None:
+            await self._report_missing(seen)
 
     async def _ids(self, query: Select[UUID]) -> Sequence[UUID]:
         async with self._work.sessions() as session:
@@ -107,8 +123,9 @@ class Sweep:
         async with self._work.sessions() as session:
             missing = [item.key async for item in stored_items(session) if item.key not in seen]
         for key in missing:
-            if not await self._exists(key) and await self._is_pointed_at(key):
-                log.error("row_without_object", key=key)
+            with going_on("object_not_looked_at", key=key):
+                if not await self._exists(key) and await self._is_pointed_at(key):
+                    log.error("row_without_object", key=key)
 
     async def _exists(self, key: str) -> bool:
         try:

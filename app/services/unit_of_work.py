@@ -71,10 +71,12 @@ class Work:
             task.add_done_callback(self._announcements.discard)
 
     async def _announce(self, unit: UnitOfWork) -> None:
-        if unit.rings:
-            await self._doorbell.ring()
-        if unit.wakeups:
-            await self._publisher.publish(unit.wakeups)
+        """Ring and wake side by side, so that neither waits for the other."""
+        async with asyncio.TaskGroup() as group:
+            if unit.rings:
+                group.create_task(self._doorbell.ring())
+            if unit.wakeups:
+                group.create_task(self._publisher.publish(unit.wakeups))
 
     async def drain(self) -> None:
         """Wait until everything committed so far has been announced."""

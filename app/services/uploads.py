@@ -15,8 +15,8 @@ from app.domain import JobKind
 from app.errors import InvalidInput, NotFound, RateLimited
 from app.services.documents import OwnDocument, get_document
 from app.services.incoming import IncomingFile
+from app.services.objects import delete_objects
 from app.services.quotas import Allowance, Quota
-from app.services.removal import delete_objects
 from app.services.storage_keys import document_key
 from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work

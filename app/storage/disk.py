@@ -21,6 +21,7 @@ _READ_BYTES = 1024 * 1024
 _PARTIAL_FOLDER = ".partial"
 """Begins with a dot, as no key can."""
 
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
 
@@ -95,8 +96,7 @@ class Reader:
         """Open the object and return what it is."""
         with errors_of_reading(), folder_of(self._root, self._key) as folder:
             # Without O_NONBLOCK the open of a pipe put there would never return.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            self._file = os.open(_name_of(self._key), flags, dir_fd=folder)
+            self._file = os.open(_name_of(self._key), _READING, dir_fd=folder)
             found = _info(self._key, os.fstat(self._file))
         size_bytes = found.size_bytes
         self._end = size_bytes if self._end is None else min(self._end, size_bytes)
@@ -177,18 +177,18 @@ def delete_partial(root: Path, name: str) -> None:
     delete_file(root / _PARTIAL_FOLDER, _name_of(name))
 
 
-def adopt_file(root: Path, key: str, path: Path) -> StoredFileMeta:
-    """Make a file of the same file system the object."""
-    with errors_of_writing(), folder_of(root, key, create=True) as folder:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(path, flags), "rb", buffering=0) as content:
-            size_bytes = _info(key, os.fstat(content.fileno())).size_bytes
-            os.fchmod(content.fileno(), 0o600)
-            checksum = hashlib.file_digest(content, "sha256").hexdigest()
-            os.fsync(content.fileno())
-        os.replace(path, _name_of(key), dst_dir_fd=folder)
-        os.fsync(folder)
-    return StoredFileMeta(key, size_bytes, checksum)
+def move_file(root: Path, key: str, new_key: str) -> None:
+    """Rename the object; what a tool has written gets our mode, and is synced before its name."""
+    with errors_of_reading(), folder_of(root, key) as source:
+        content = os.open(_name_of(key), _READING, dir_fd=source)
+        with os.fdopen(content, "rb", buffering=0), errors_of_writing():
+            _info(key, os.fstat(content))
+            os.fchmod(content, 0o600)
+            os.fsync(content)
+            with folder_of(root, new_key, create=True) as target:
+                names = _name_of(key), _name_of(new_key)
+                os.replace(*names, src_dir_fd=source, dst_dir_fd=target)
+                os.fsync(target)
 
 
 def walk_files(root: Path, prefix: str) -> Iterator[ObjectInfo]:

@@ -87,6 +87,10 @@ class LocalStorage:
         checked_key(key)
         return None
 
+    async def move_file(self, key: str, new_key: str) -> None:
+        """Rename the object, by whomever its file was written; it is synced first."""
+        await self._run(disk.move_file, self._root, checked_key(key), checked_key(new_key))
+
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         await self._run(disk.delete_file, self._root, checked_key(key))
@@ -114,10 +118,6 @@ class LocalStorage:
         """Return where the object is or would be; its folder exists."""
         with disk.errors_of_writing(), disk.folder_of(self._root, checked_key(key), create=True):
             return self._root / key
-
-    async def adopt_file(self, key: str, path: Path) -> StoredFileMeta:
-        """Make an existing file of the same file system the object, by rename, durably."""
-        return await self._run(disk.adopt_file, self._root, checked_key(key), path)
 
     async def check(self) -> None:
         """Raise `StorageError` where no file can be written."""

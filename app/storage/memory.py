@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.errors import ObjectNotFound
@@ -57,6 +58,14 @@ class MemoryStorage:
         """Return None: memory has no URL."""
         checked_key(key)
         return None
+
+    async def move_file(self, key: str, new_key: str) -> None:
+        """Give the object another key."""
+        checked_key(new_key)
+        content, info = self._get(key)
+        self._objects[new_key] = (content, replace(info, key=new_key))
+        if new_key != key:
+            del self._objects[key]
 
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""

@@ -98,6 +98,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def move_file(self, key: str, new_key: str) -> None:
+        """Give the object another key, replacing what is there; no byte passes through here.
+
+        The new key holds one whole object at any time, and durably on return.  A failure can leave
+        the object under both.  `ObjectNotFound` where there is none.
+        """
+        ...
+
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         ...
@@ -124,10 +132,6 @@ class LocalFiles(ObjectStore, Protocol):
 
     def path_of(self, key: str) -> Path:
         """Return where the object is or would be; its folder exists."""
-        ...
-
-    async def adopt_file(self, key: str, path: Path) -> StoredFileMeta:
-        """Make an existing file of the same file system the object, by rename, durably."""
         ...
 
 

@@ -136,6 +136,16 @@ class S3Storage:
             lifetime = timedelta(seconds=expires_seconds)
             return await obstore.sign_async(self._store, method, key, lifetime)
 
+    async def move_file(self, key: str, new_key: str) -> None:
+        """Copy the object within the bucket (up to 5 GB, S3's limit for one copy); delete it."""
+        paths = checked_key(key), checked_key(new_key)
+        if key == new_key:
+            await self.stat_file(key)
+            return
+        with _errors_of_moving():
+            await obstore.copy_async(self._store, *paths)
+            await obstore.delete_async(self._store, key)
+
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         checked_key(key)
@@ -351,6 +361,15 @@ def _errors_of_writing() -> Iterator[None]:
         yield
     except (BaseError, OSError, ValueError) as error:
         raise StorageError("The file could not be stored.") from error
+
+
+@contextlib.contextmanager
+def _errors_of_moving() -> Iterator[None]:
+    with _errors_of_writing():
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectNotFound from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Between service and bucket is a proxy that drops, delays and refuses on request.
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -97,8 +98,11 @@ async def test_only_the_finished_audio_goes_to_the_bucket(
     answer = await ada.request(service.course, service.simulator.viewer_url(recording))
     lecture = await ada.until(answer["lecture"]["id"], "COMPLETED", "FAILED")
     assert lecture["status"] == "COMPLETED"
-    written = {urlsplit(r.target).path for r in proxy.requests if r.method in {"PUT", "POST"}}
-    assert {path.rpartition("/audio/")[2] for path in written} == {f"{lecture['id']}.m4a"}
+    written = {urlsplit(r.target).path for r in proxy.requests if r.method == "PUT"}
+    place, beside = sorted(path.rpartition("/audio/")[2] for path in written)
+    assert place == f"{lecture['id']}.m4a"
+    assert re.fullmatch(rf"{lecture['id']}_source\.1\.\w{{8}}\.m4a", beside)
+    assert service.stored() == {f"audio/{place}"}
     assert not [r for r in proxy.requests if r.method == "GET" and ".m4a" in r.target]
 
 

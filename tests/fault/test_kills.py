@@ -143,7 +143,6 @@ async def test_what_kills_three_workers_fails_and_hurts_nobody_else(
     for crashes in range(3):
         await _is_run(database, lecture["id"], crashes)
         deployment.kill("worker")
-        await _let_leases_run_out(database)
         await deployment.restart("worker")
     failed = await ada.until(lecture["id"], "FAILED", timeout_seconds=30)
     assert failed["failure"] == "INTERNAL"
@@ -162,11 +161,6 @@ async def _is_run(database: Database, lecture_id: str, crashes: int) -> None:
     """
     held = lambda: database.rows(query, UUID(lecture_id), crashes)  # noqa: E731
     await wait_until(held, "the lecture is downloaded again", timeout_seconds=60)
-
-
-async def _let_leases_run_out(database: Database) -> None:
-    """Spare the test the wait."""
-    await database.rows("UPDATE jobs SET lease_until = now() WHERE state = 'running' RETURNING 1")
 
 
 async def test_a_paused_worker_changes_nothing_when_it_goes_on(

@@ -1,4 +1,4 @@
-"""A download goes on where its killed worker stopped, and begins anew where the source changed."""
+"""A download goes on where its worker was killed or stopped, and begins anew with a new source."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ _SEGMENT = re.compile(r"audio-(\d+)\.ts")
 
 @dataclass
 class Relay:
-    """Lectures whose worker is killed in the middle, and that another one takes over."""
+    """Lectures whose worker ends in the middle, and that another one takes over."""
 
     service: Service
     deployment: Deployment
@@ -42,16 +42,19 @@ class Relay:
 
     async def kill_after(self, least_bytes: int) -> list[Path]:
         """Kill the worker once so much has come of each, and return the parts that it left."""
-        has_come = lambda: self._fewest_bytes() >= least_bytes  # noqa: E731
-        await wait_until(has_come, "bytes have come")
+        await self._has_come(least_bytes)
         self.deployment.kill("worker")
-        assert {Path(key).suffix for key in self.service.stored()} == {".part", ".note"}
-        self.service.simulator.requests.clear()
-        return [part for one in self.lecture_ids for part in self._parts(one)]
+        return self._left()
 
-    async def finish(self) -> list[list[RequestRecord]]:
+    async def terminate_after(self, least_bytes: int, worker: str = "worker") -> list[Path]:
+        """The same with a worker that is asked to end."""
+        await self._has_come(least_bytes)
+        assert await self.deployment.terminate(worker, timeout_seconds=3) == 0
+        return self._left()
+
+    async def finish(self, worker: str = "worker-2") -> list[list[RequestRecord]]:
         """Have another worker complete them, leaving nothing; return what it asked for of each."""
-        self.deployment.start("worker-2")
+        self.deployment.start(worker)
         lectures: list[Any] = await asyncio.gather(
             *(self.user.until(one, "COMPLETED", "FAILED") for one in self.lecture_ids)
         )
@@ -61,6 +64,16 @@ class Relay:
         for lecture, recording in zip(lectures, self.recordings, strict=True):
             assert lecture["durationSeconds"] == round(recording.raw_duration_seconds())
         return [self.service.simulator.media_requests(each) for each in self.recordings]
+
+    async def _has_come(self, least_bytes: int) -> None:
+        has_come = lambda: self._fewest_bytes() >= least_bytes  # noqa: E731
+        await wait_until(has_come, "bytes have come")
+
+    def _left(self) -> list[Path]:
+        left = sorted(Path(key).suffix for key in self.service.stored())
+        assert left == sorted([".part", ".note"] * len(self.lecture_ids))
+        self.service.simulator.requests.clear()
+        return [part for one in self.lecture_ids for part in self._parts(one)]
 
     def _parts(self, lecture_id: str) -> list[Path]:
         return list(self.service.storage_root.glob(f"audio/{lecture_id}_*.part"))
@@ -99,6 +112,27 @@ async def test_a_killed_workers_bytes_are_not_fetched_twice(
     assert [each.sent_bytes for each in of_same] == [size - kept[0]]
     assert [each.range for each in of_changed] == [f"bytes={kept[1]}-", None]
     assert of_changed[1].sent_bytes == size
+
+
+async def test_workers_that_are_stopped_one_after_the_other_waste_nothing(
+    service: Service, deployment: Deployment, long_mp4: Path
+) -> None:
+    recording = Recording(long_mp4, offers=("mp4",))
+    _pace([recording], 1_500_000)
+    relay = await Relay.begin(service, deployment, recording)
+    (first,) = [part.stat().st_size for part in await relay.terminate_after(1_000_000)]
+    deployment.start("worker-2")
+    await wait_until(lambda: service.simulator.media_requests(recording), "another goes on")
+    asked = service.simulator.media_requests(recording)
+    assert [each.range for each in asked] == [f"bytes={first}-"]
+    (second,) = [
+        part.stat().st_size for part in await relay.terminate_after(first + 1_000_000, "worker-2")
+    ]
+    _pace([recording], None)
+    ((rest,),) = await relay.finish("worker-3")
+    assert rest.range == f"bytes={second}-"
+    assert rest.sent_bytes == long_mp4.stat().st_size - second
+    assert (await relay.user.lecture(relay.lecture_ids[0]))["attempt"] == 1
 
 
 async def test_a_killed_workers_segments_are_not_fetched_twice(

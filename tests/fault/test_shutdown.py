@@ -1,4 +1,4 @@
-"""SIGTERM: what is running ends well, and nothing is left that another would have to clean up."""
+"""SIGTERM: what is running ends well, and only what another goes on with is left."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ async def test_a_worker_hands_its_downloads_back(
         "SELECT state::text, attempt, crashes FROM jobs WHERE kind = 'download_lecture'"
     )
     assert tuple(job) == ("queued", 0, 0)
-    assert service.stored() == set()
+    assert {Path(key).suffix for key in service.stored()} <= {".part", ".note"}
 
     recording.faults.bytes_per_second = None
     await deployment.restart("worker")

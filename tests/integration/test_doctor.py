@@ -1,21 +1,39 @@
 """`studybuddy doctor` as an operator runs it."""
 
+import hashlib
 import os
+import socket
 import subprocess
 import sys
-from uuid import uuid4
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
 
-from app.settings import Settings
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.db import ledger
+from app.db.migrations import downgrade, revision_drift
+from app.db.models import Document, Lecture
+from app.domain import JobKind
+from app.embedded.servers import EmbeddedServers
+from app.errors import StorageError
+from app.services.doctor import Doctor, Finding
+from app.settings import Settings, load_settings
+from app.storage.local import LocalStorage
+from app.storage.memory import MemoryStorage
+from app.storage.protocol import ObjectInfo, OpenedFile
+from tests.s3 import BUCKET, KEYS
+
+COULD_NOT_LOOK = 3
 
 
 def _doctor(settings: Settings, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url or "",
-        "REDIS_URL": settings.redis_url or "",
-        "DATA_DIR": str(settings.data_path),
-        "COLUMNS": "120",
-    }
+    environment = {**os.environ, "DATA_DIR": str(settings.data_path), "COLUMNS": "120"}
+    for name in ("database_url", "redis_url", "storage_url", "s3_endpoint_url", *KEYS):
+        if value := getattr(settings, name):
+            environment[name.upper()] = value
     command = [sys.executable, "-m", "app.cli", "doctor", *options]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=30, check=False
@@ -42,6 +60,157 @@ async def test_exit_codes_and_table(settings: Settings) -> None:
 async def test_a_database_that_does_not_answer(settings: Settings) -> None:
     away = settings.model_copy(update={"database_url": "postgresql://x@127.0.0.1:1/x"})
     answer = _doctor(away)
-    assert answer.returncode == 1
+    assert answer.returncode == COULD_NOT_LOOK
     assert answer.stderr.startswith("studybuddy: DATABASE_URL: ")
     assert "Traceback" not in answer.stderr
+
+
+async def test_a_schema_of_another_version_is_left_as_it_is(
+    settings: Settings, database_url: str
+) -> None:
+    await downgrade(database_url, "-1")
+    before = await revision_drift(database_url)
+    answer = _doctor(settings)
+    assert (answer.returncode, answer.stdout) == (COULD_NOT_LOOK, "")
+    assert answer.stderr.startswith("studybuddy: DATABASE_URL: not this version's schema ")
+    assert answer.stderr.endswith("; run `studybuddy migrate` first\n")
+    assert before
+    assert await revision_drift(database_url) == before
+
+
+def test_an_embedded_database_is_neither_made_nor_migrated(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / "data")
+    nothing = _doctor(settings)
+    assert (nothing.returncode, nothing.stdout) == (COULD_NOT_LOOK, "")
+    assert nothing.stderr == (
+        "studybuddy: DATA_DIR: there is no database in it yet; `studybuddy migrate` makes one\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+    with EmbeddedServers(settings):
+        pass
+    empty = _doctor(settings)
+    assert (empty.returncode, empty.stdout) == (COULD_NOT_LOOK, "")
+    assert "run `studybuddy migrate` first" in empty.stderr
+
+
+def test_a_storage_that_does_not_answer(settings: Settings) -> None:
+    nowhere = {"storage_url": "s3://bucket", "s3_endpoint_url": "http://127.0.0.1:1"}
+    answer = _doctor(settings.model_copy(update={**nowhere, **KEYS}))
+    assert (answer.returncode, answer.stdout) == (COULD_NOT_LOOK, "")
+    assert answer.stderr.startswith("studybuddy: STORAGE_URL: ")
+
+
+def test_this_machines_scratch_is_part_of_it(settings: Settings, s3_endpoint: str) -> None:
+    bucket = {"storage_url": f"s3://{BUCKET}/{uuid4()}", "s3_endpoint_url": s3_endpoint}
+    left = settings.data_path / "scratch" / _part_of(uuid4())
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    answer = _doctor(settings.model_copy(update={**bucket, **KEYS}))
+    assert (answer.returncode, answer.stderr) == (1, "")
+    assert "scratch file without a job" in answer.stdout
+    assert left.exists()
+
+
+@pytest.mark.parametrize(("command", "exit_code"), [("doctor", COULD_NOT_LOOK), ("migrate", 143)])
+def test_what_is_stopped_half_way_does_not_say_that_all_is_well(
+    settings: Settings, command: str, exit_code: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x"
+        environment = os.environ | {"DATABASE_URL": url, "REDIS_URL": settings.redis_url or ""}
+        arguments = [sys.executable, "-m", "app.cli", command]
+        with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE) as process:
+            silent.settimeout(30)
+            connection, _ = silent.accept()
+            process.terminate()
+            assert process.stdout
+            assert process.stdout.read() == b""
+            assert process.wait(30) == exit_code
+            connection.close()
+
+
+class Broken(MemoryStorage):
+    """Cannot read, or tell of, some of its objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: set[str] = set()
+
+    @asynccontextmanager
+    async def open_file(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[OpenedFile]:
+        self._require(key)
+        async with super().open_file(key, start, end) as opened:
+            yield opened
+
+    async def stat_file(self, key: str) -> ObjectInfo:
+        self._require(key)
+        return await super().stat_file(key)
+
+    def _require(self, key: str) -> None:
+        if key in self.broken:
+            raise StorageError("The stored object could not be read.")
+
+
+def _document(content: bytes) -> Document:
+    document_id = uuid4()
+    return Document(
+        id=document_id,
+        course_id=uuid4(),
+        filename="a.pdf",
+        storage_key=f"documents/{document_id}.pdf",
+        checksum=hashlib.sha256(content).hexdigest(),
+        mime_type="application/pdf",
+        size_bytes=len(content),
+    )
+
+
+async def _chunks(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def test_one_object_that_cannot_be_read_hides_no_other(
+    sessions: async_sessionmaker[AsyncSession],
+) -> None:
+    storage = Broken()
+    unreadable, resized, altered = (_document(b"hello") for _ in range(3))
+    async with sessions.begin() as session:
+        session.add_all([unreadable, resized, altered])
+    for document, content in ((unreadable, b"hello"), (resized, b"hello!"), (altered, b"hallo")):
+        await storage.store_file(document.storage_key, _chunks(content))
+    stray = f"audio/{uuid4()}.m4a"
+    await storage.store_file(stray, _chunks(b"x"))
+    storage.broken = {unreadable.storage_key, resized.storage_key, stray}
+    assert await Doctor(sessions, storage).examine(deep=True) == [
+        Finding("object that cannot be read", key)
+        for key in sorted([unreadable.storage_key, resized.storage_key])
+    ] + [
+        Finding("object with other bytes", altered.storage_key),
+        Finding("object without a row", stray),
+    ]
+
+
+async def test_scratch_beside_a_bucket_is_looked_at(
+    sessions: async_sessionmaker[AsyncSession], tmp_path: Path
+) -> None:
+    scratch = LocalStorage(tmp_path)
+    at_work = uuid4()
+    async with sessions.begin() as session:
+        url = "https://example.org/1"
+        session.add(Lecture(id=at_work, course_id=uuid4(), panopto_url=url, canonical_url=url))
+        await session.flush()
+        await ledger.open_job(session, JobKind.DOWNLOAD_LECTURE, at_work, None)
+    left = _part_of(uuid4())
+    for key in (_part_of(at_work), left, "notes.txt"):
+        await scratch.store_file(key, _chunks(b"x"))
+    assert await Doctor(sessions, MemoryStorage(), scratch).examine() == [
+        Finding("scratch file of no known kind", "notes.txt"),
+        Finding("scratch file without a job", left),
+    ]
+    await scratch.close()
+
+
+def _part_of(lecture_id: UUID) -> str:
+    return f"audio/{lecture_id}_source.1.abcd1234.part"

@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.events.wakeups import Wakeups
-from app.jobs.doorbell import ArqDoorbell, open_ring_queue
+from app.jobs.doorbell import RING_SECONDS, ArqDoorbell, open_ring_queue
 from app.jobs.worker import MAX_RINGS_AT_ONCE, RingWorker
+from app.services.unit_of_work import Work
 from tests.wait import wait_until
 
 
@@ -63,6 +67,24 @@ class CutLine:
             for end in (ours, writer):
                 end.close()
             await asyncio.wait([back])
+
+
+@contextlib.asynccontextmanager
+async def silent_line(directory: Path) -> AsyncIterator[str]:
+    """Accept connections and never say a word; yield the URL."""
+    ended = asyncio.Event()
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    path = directory / "silent.sock"
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield f"unix://{path}"
+    finally:
+        ended.set()
+        server.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,3 +148,23 @@ async def test_nothing_goes_on_after_the_end(redis_url: str) -> None:
         await asyncio.gather(*(line.doorbell.ring() for _ in range(40)))
         await wait_until(lambda: line.worker.tasks, "rings are being answered")
     assert asyncio.all_tasks() == before
+
+
+async def test_a_ring_that_hangs_ends_soon_and_delays_no_wakeup(
+    redis_url: str, sessions: async_sessionmaker[AsyncSession], tmp_path: Path
+) -> None:
+    lecture_id = uuid4()
+    async with silent_line(tmp_path) as silent_url, Wakeups(redis_url) as wakeups:
+        doorbell = ArqDoorbell(open_ring_queue(silent_url), wakeups)
+        work = Work(sessions, doorbell, wakeups)
+        with wakeups.listen(f"lecture:{lecture_id}") as bell:
+            await bell.wait(0)
+            began_at = time.monotonic()
+            async with work.begin() as unit:
+                unit.ring()
+                unit.wake("lecture", lecture_id)
+            assert ("lecture", lecture_id) in (await bell.wait(5)).subjects
+            assert time.monotonic() - began_at < RING_SECONDS
+            await work.drain()
+            assert time.monotonic() - began_at < RING_SECONDS * 2
+        await doorbell.close()

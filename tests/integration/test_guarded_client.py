@@ -1,3 +1,4 @@
+import gzip
 from collections.abc import AsyncIterator
 
 import pytest
@@ -31,6 +32,10 @@ async def big(request: Request) -> Response:
     return PlainTextResponse("x" * 5000)
 
 
+async def bomb(request: Request) -> Response:
+    return Response(gzip.compress(bytes(10_000_000)), headers={"Content-Encoding": "gzip"})
+
+
 async def silent(request: Request) -> Response:
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -43,6 +48,7 @@ APP = Starlette(
         Route("/redirect", redirect, methods=["GET", "POST"]),
         Route("/loop/{left:int}", loop),
         Route("/big", big),
+        Route("/bomb", bomb),
         Route("/silent", silent),
     ]
 )
@@ -152,6 +158,14 @@ async def test_a_body_over_its_limit_is_too_large(client: GuardedClient, server:
     with pytest.raises(IngestFailed) as failure:
         await read(client, server.url + "/big")
     assert failure.value.failure is LectureFailure.TOO_LARGE
+
+
+async def test_an_answer_that_was_compressed_unasked_is_refused(
+    client: GuardedClient, server: Serving
+) -> None:
+    with pytest.raises(IngestFailed) as failure:
+        await read(client, server.url + "/bomb", max_bytes=1_000_000)
+    assert failure.value.message == "The source sends its files in an unknown form."
 
 
 async def test_silence_is_a_passing_timeout(client: GuardedClient, server: Serving) -> None:

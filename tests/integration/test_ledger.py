@@ -1,20 +1,19 @@
 """The ledger against a real PostgreSQL: who gets a job, who keeps it, and who has lost it."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
-from app.db.ledger import Lease
+from app.db.ledger import Claimant, Held, Lease
 from app.db.models import Job
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
-from tests.wait import wait_until
 
 Sessions = async_sessionmaker[AsyncSession]
 DOWNLOAD = JobKind.DOWNLOAD_LECTURE
@@ -30,15 +29,14 @@ async def queue(
 
 
 async def claim(
-    sessions: Sessions, limit: int = 10, lease_seconds: float = ledger.LEASE_SECONDS
+    sessions: Sessions,
+    limit: int = 10,
+    lease_seconds: float = ledger.LEASE_SECONDS,
+    **in_hand: Any,
 ) -> list[Lease]:
+    """Claim, as one who has been in touch with the database all along unless told else."""
     async with sessions.begin() as session:
-        return await ledger.claim(session, [DOWNLOAD], limit, lease_seconds)
-
-
-async def take_over(sessions: Sessions) -> list[Lease]:
-    """Claim; a server that started a moment ago gives holders the time of a lease first."""
-    return await wait_until(lambda: claim(sessions), "a job is taken over")
+        return await ledger.claim(session, [DOWNLOAD], limit, lease_seconds, Claimant(**in_hand))
 
 
 async def state(sessions: Sessions, job_id: UUID) -> Job:
@@ -105,7 +103,7 @@ async def test_a_job_waits_for_its_time(sessions: Sessions) -> None:
 async def test_an_expired_lease_is_taken_over_and_fences_its_holder(sessions: Sessions) -> None:
     await queue(sessions)
     (dead,) = await claim(sessions, lease_seconds=-1)
-    (heir,) = await take_over(sessions)
+    (heir,) = await claim(sessions)
     assert (heir.job_id, heir.crashes) == (dead.job_id, 1)
     assert heir.token != dead.token
     async with sessions.begin() as session:
@@ -126,29 +124,193 @@ async def _requeue(session: AsyncSession, lease: Lease) -> None:
     await ledger.requeue(session, lease, attempt=0)
 
 
-async def test_a_suspect_runs_beside_no_other(sessions: Sessions) -> None:
+async def test_who_has_not_seen_the_database_takes_over_what_is_known_to_be_left(
+    sessions: Sessions,
+) -> None:
+    """A lease that ran out while nobody could renew it tells nothing of its holder."""
+    await queue(sessions)
+    (held,) = await claim(sessions, lease_seconds=-1, holder="somebody")
+    for trusted_until in (None, await _database_time(sessions)):
+        assert await claim(sessions, trusted_until=trusted_until) == []
+    async with sessions.begin() as session:
+        assert await ledger.end_leases_of(session, ["somebody else"]) == 0
+        assert await ledger.end_leases_of(session, ["somebody"]) == 1
+    (heir,) = await claim(sessions, trusted_until=None)
+    assert (heir.job_id, heir.crashes) == (held.job_id, 1)
+
+
+async def test_who_has_seen_the_database_takes_over_what_ran_out(sessions: Sessions) -> None:
+    await queue(sessions)
+    await claim(sessions, lease_seconds=-1)
+    trusted_until = await _database_time(sessions) + timedelta(seconds=60)
+    assert [lease.crashes for lease in await claim(sessions, trusted_until=trusted_until)] == [1]
+
+
+async def _database_time(sessions: Sessions) -> datetime:
+    async with sessions.begin() as session:
+        return (await ledger.look(session))[0]
+
+
+async def test_everyone_sees_who_holds_what(sessions: Sessions) -> None:
+    await queue(sessions)
+    await queue(sessions)
+    (lease,) = await claim(sessions, 1, holder="somebody")
+    async with sessions.begin() as session:
+        _, held = await ledger.look(session)
+    assert held == [Held(lease.job_id, lease.token, "somebody")]
+
+
+async def test_an_unknown_claim_is_given_back_as_if_not_made(sessions: Sessions) -> None:
+    await queue(sessions)
+    (lease,) = await claim(sessions, holder="me")
+    unknown = Held(lease.job_id, lease.token, "me")
+    async with sessions.begin() as session:
+        assert await ledger.give_back(session, [unknown]) == 1
+    waiting = await state(sessions, lease.job_id)
+    assert (waiting.state, waiting.attempt, waiting.crashes) == (JobState.QUEUED, 0, 0)
+    (again,) = await claim(sessions)
+    async with sessions.begin() as session:
+        assert await ledger.give_back(session, [unknown]) == 0, "it has another token by now"
+        assert await ledger.heartbeat(session, [again]) == {again.token}
+
+
+async def test_a_suspect_is_claimed_first_and_alone(sessions: Sessions) -> None:
+    await queue(sessions)
+    suspects = {await _queue_suspect(sessions) for _ in range(2)}
+    await queue(sessions)
+    (first,) = await claim(sessions)
+    assert first.is_suspect
+    assert first.subject_id in suspects
+    # Whoever holds something, or a suspect elsewhere, takes none beside it.
+    assert len(await claim(sessions, is_empty=False)) == 2
+    assert await claim(sessions, has_suspect=True) == []
+    assert await claim(sessions, is_empty=False) == []
+    # The next empty lane takes the next one.
+    (second,) = await claim(sessions)
+    assert {first.subject_id, second.subject_id} == suspects
+
+
+async def test_what_crashed_with_a_suspect_in_hand_is_claimed_alone(sessions: Sessions) -> None:
+    """Three jobs in one worker that dies twice: one of them kills, and two are innocent."""
     for _ in range(3):
         await queue(sessions)
+    for crashes in (0, 1):
+        held = await claim(sessions, holder="dead")
+        assert [lease.crashes for lease in held] == [crashes] * 3
+        await _end_leases(sessions)
+    assert [lease.crashes for lease in await claim(sessions, is_empty=False)] == []
+    assert [[lease.crashes for lease in await claim(sessions)] for _ in range(4)] == [
+        [2],
+        [2],
+        [2],
+        [],
+    ]
+
+
+async def test_what_has_killed_three_is_claimed_beside_anything(sessions: Sessions) -> None:
+    """It is not run, but closed."""
+    killer = await _queue_suspect(sessions)
+    await claim(sessions, holder="dead")
+    await _end_leases(sessions)
+    await _queue_suspect(sessions)
+    (lease,) = await claim(sessions, is_empty=False, has_suspect=True)
+    assert (lease.subject_id, lease.crashes) == (killer, 3)
+
+
+async def test_a_suspect_that_has_waited_is_claimed_beside_others(sessions: Sessions) -> None:
     for _ in range(2):
-        await claim(sessions, lease_seconds=-1)
-        await _expire_all(sessions)
-    suspects = await take_over(sessions)
-    assert [lease.crashes for lease in suspects] == [2]
+        await _queue_suspect(sessions)
+    await queue(sessions)
+    assert [lease.crashes for lease in await claim(sessions, is_empty=False)] == [0]
     async with sessions.begin() as session:
-        assert await ledger.claim(session, [DOWNLOAD], 10, has_suspect=True) == []
+        await session.execute(text("UPDATE jobs SET run_at = now() - interval '61 s'"))
+    await queue(sessions)
+    claimed = await claim(sessions, is_empty=False)
+    assert sorted(lease.crashes for lease in claimed) == [0, 2]
+
+
+async def _queue_suspect(sessions: Sessions) -> UUID:
+    subject = await queue(sessions)
+    async with sessions.begin() as session:
+        suspect = update(Job).where(Job.subject_id == subject).values(crashes=2)
+        await session.execute(suspect)
+    return subject
+
+
+async def _end_leases(sessions: Sessions) -> None:
+    """Let it be known that all holders are gone."""
+    async with sessions.begin() as session:
+        _, held = await ledger.look(session)
+        await ledger.end_leases_of(session, {each.holder for each in held if each.holder})
+
+
+async def test_what_was_left_behind_may_exceed_the_limit(sessions: Sessions) -> None:
+    for _ in range(3):
+        await queue(sessions)
+    left = {lease.job_id for lease in await claim(sessions, holder="dead")}
+    await _end_leases(sessions)
     fresh = await queue(sessions)
-    async with sessions.begin() as session:
-        (lease,) = await ledger.claim(session, [DOWNLOAD], 10, has_suspect=True)
-    assert lease.subject_id == fresh
-    # The next worker takes the next suspect, and what has killed three goes out at once.
-    assert [lease.crashes for lease in await claim(sessions)] == [2]
+    recovered = await claim(sessions, 0, recovery_slots=2)
+    assert len(recovered) == 2
+    assert {lease.job_id for lease in recovered} < left
+    assert await claim(sessions, -2, recovery_slots=2) == []
+    # What is left behind goes first, and what waits has no more than the limit.
+    last, waiting = sorted(
+        await claim(sessions, 2, recovery_slots=2), key=lambda lease: lease.subject_id == fresh
+    )
+    assert last.job_id in left
+    assert waiting.subject_id == fresh
+    await queue(sessions)
+    assert await claim(sessions, 0, recovery_slots=2) == []
 
 
-async def _expire_all(sessions: Sessions) -> None:
+async def test_who_waits_for_later_hides_nobody(sessions: Sessions) -> None:
+    """A thousand users wait for another time, one has a backlog, and one a single link."""
     async with sessions.begin() as session:
-        await session.execute(
-            text("UPDATE jobs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
-        )
+        for users, jobs, due in ((1_000, 1_000, "1 h"), (1, 5_000, "0 s")):
+            queue_of = {"users": users, "jobs": jobs, "made": "0 s", "due": due}
+            await session.execute(_MAKE_QUEUE, queue_of)
+    modest = await queue(sessions, uuid4())
+    assert modest in {lease.subject_id for lease in await claim(sessions, 2)}
+
+
+async def test_what_was_put_off_takes_its_users_turn(sessions: Sessions) -> None:
+    busy, modest = uuid4(), uuid4()
+    retried = await queue(sessions, busy)
+    (lease,) = await claim(sessions)
+    async with sessions.begin() as session:
+        await ledger.requeue(session, lease, attempt=1)
+    await queue(sessions, busy)
+    other = await queue(sessions, modest)
+    assert {lease.subject_id for lease in await claim(sessions, 2)} == {retried, other}
+
+
+async def test_a_second_requester_does_not_wait_behind_the_first_ones_backlog(
+    sessions: Sessions,
+) -> None:
+    ann, bob, carl = uuid4(), uuid4(), uuid4()
+    for _ in range(20):
+        await queue(sessions, ann)
+    shared, another = [await queue(sessions, ann) for _ in range(2)]
+    await _move_up(sessions, shared, bob)
+    assert await _user_of(sessions, shared) == bob
+    await _move_up(sessions, another, bob)
+    assert await _user_of(sessions, another) == ann, "one turn at a time"
+    assert shared in {lease.subject_id for lease in await claim(sessions, 2)}
+    await _move_up(sessions, shared, carl)
+    assert await _user_of(sessions, shared) == bob, "it runs, and needs no turn"
+    await _move_up(sessions, another, bob)
+    assert await _user_of(sessions, another) == bob
+
+
+async def _move_up(sessions: Sessions, subject: UUID, user_id: UUID) -> None:
+    async with sessions.begin() as session:
+        await ledger.move_up(session, DOWNLOAD, subject, user_id)
+
+
+async def _user_of(sessions: Sessions, subject: UUID) -> UUID:
+    async with sessions() as session:
+        return (await session.scalars(select(Job.user_id).where(Job.subject_id == subject))).one()
 
 
 async def test_a_heartbeat_keeps_a_lease_alive(sessions: Sessions) -> None:
@@ -196,10 +358,24 @@ async def test_old_rows_are_pruned_and_open_ones_kept(sessions: Sessions) -> Non
         assert (await session.execute(text("SELECT count(*) FROM jobs"))).scalar() == 1
 
 
-@pytest.mark.parametrize("users", [1, 1_000, 100_000])
-async def test_a_claim_reads_little_however_long_the_queue(sessions: Sessions, users: int) -> None:
+@pytest.mark.parametrize(
+    ("users", "made", "due"),
+    [
+        pytest.param(1, "0 s", "0 s", id="one user's"),
+        pytest.param(1_000, "0 s", "0 s", id="a thousand users'"),
+        pytest.param(100_000, "0 s", "0 s", id="as many users'"),
+        pytest.param(1, "-1 day", "-1 h", id="one user's, put off and due"),
+        pytest.param(100_000, "-1 day", "-1 h", id="as many users', put off and due"),
+        pytest.param(100_000, "0 s", "1 h", id="as many users', put off"),
+    ],
+)
+async def test_a_claim_reads_little_however_long_the_queue(
+    sessions: Sessions, users: int, made: str, due: str
+) -> None:
     async with sessions.begin() as session:
-        await session.execute(_MAKE_QUEUE, {"users": users, "jobs": 100_000})
+        queue_of = {"users": users, "jobs": 100_000, "made": made, "due": due}
+        await session.execute(_MAKE_QUEUE, queue_of)
+    wanted = {await queue(sessions, uuid4()) for _ in range(5)}
     async with sessions.begin() as session:
         await session.execute(text("ANALYZE jobs"))
     seen: list[dict[str, Any]] = []
@@ -211,13 +387,26 @@ async def test_a_claim_reads_little_however_long_the_queue(sessions: Sessions, u
     assert scans
     assert not [node for node in scans if node["Node Type"] == "Seq Scan"]
     assert sum(_rows_read(node) for node in scans) < 5_000
-    assert len(await claim(sessions, 5)) == 5
+    await _unclaim(sessions)
+    claimed = {lease.subject_id for lease in await claim(sessions, 5)}
+    assert len(claimed) == 5
+    if due == "1 h":
+        assert claimed == wanted
+
+
+async def _unclaim(sessions: Sessions) -> None:
+    """Put back what the explained claim has taken."""
+    async with sessions.begin() as session:
+        _, held = await ledger.look(session)
+        await ledger.give_back(session, held)
 
 
 _MAKE_QUEUE = text(
     """
-    INSERT INTO jobs (kind, subject_id, user_id)
-    SELECT 'download_lecture', gen_random_uuid(), md5((n % :users)::text)::uuid
+    INSERT INTO jobs (kind, subject_id, user_id, created_at, run_at)
+    SELECT 'download_lecture', gen_random_uuid(), md5((n % :users)::text)::uuid,
+           now() + CAST(CAST(:made AS text) AS interval),
+           now() + CAST(CAST(:due AS text) AS interval)
     FROM generate_series(1, :jobs) AS n
     """
 )

@@ -6,14 +6,16 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.auth.viewer import Viewer
 from app.backends import open_backends
 from app.db import ledger
-from app.db.models import Job, Lecture, LectureAlias, User, UserLecture
+from app.db.ledger import Lease
+from app.db.models import NOBODY, Job, Lecture, LectureAlias, User, UserLecture
 from app.domain import JobKind, JobState, LectureFailure, LectureStatus
+from app.errors import LeaseLost
 from app.services.lecture_requests import DownloadRequest, lock_lecture, request_download
 from app.services.lectures import get_lecture
 from app.services.merging import settle_identity
@@ -24,6 +26,7 @@ from tests.wait import wait_until
 
 Sessions = async_sessionmaker[AsyncSession]
 DOWNLOAD = JobKind.DOWNLOAD_LECTURE
+NONE = JobKind.COUNT_PAGES  # a kind that lectures have no job of
 
 
 @pytest.fixture
@@ -67,9 +70,26 @@ async def add(
     return lecture_id, user_id
 
 
-async def settle(work: Work, lecture_id: UUID, session_id: str) -> UUID | None:
+async def hold(work: Work, lecture_id: UUID) -> Lease:
+    """Return a lease on the lecture's download, on a job made for it where none is open."""
+    token = uuid4()
+    lease = {"lease_token": token, "lease_until": func.now() + timedelta(hours=1)}
+    running = {"state": JobState.RUNNING, **lease}
     async with work.begin() as unit:
-        survivor = await settle_identity(unit, lecture_id, session_id)
+        is_open = Job.state.in_((JobState.QUEUED, JobState.RUNNING))
+        claimed = update(Job).where(Job.subject_id == lecture_id, is_open).values(running)
+        job_id = await unit.session.scalar(claimed.returning(Job.id))
+        if job_id is None:
+            made = insert(Job).values(kind=NONE, subject_id=lecture_id, user_id=NOBODY, **running)
+            job_id = (await unit.session.execute(made.returning(Job.id))).scalar_one()
+    return Lease(job_id, DOWNLOAD, lecture_id, token, 0, 0)
+
+
+async def settle(work: Work, lecture_id: UUID, session_id: str) -> UUID | None:
+    lease = await hold(work, lecture_id)
+    async with work.begin() as unit:
+        survivor = await settle_identity(unit, lease, session_id)
+        await unit.session.execute(delete(Job).where(Job.kind == NONE))
         return survivor.id if survivor else None
 
 
@@ -164,8 +184,9 @@ async def test_a_request_at_the_moment_of_the_merge_gets_the_survivor(
     async with open_backends(settings) as backends:
         allowance = Allowance(backends.requests, cleo.id, None)
         request = DownloadRequest(course, url)
+        lease = await hold(backends.work, late_id)
         async with backends.work.begin() as unit:
-            await settle_identity(unit, late_id, recording)
+            await settle_identity(unit, lease, recording)
             asking = asyncio.create_task(
                 request_download(backends.work, cleo, request, (), allowance)
             )
@@ -194,6 +215,20 @@ async def test_merges_at_the_same_moment_leave_one(work: Work, sessions: Session
     assert await open_jobs(sessions) == [survivor.id]
 
 
+async def test_who_has_lost_the_lease_merges_nothing(work: Work, sessions: Sessions) -> None:
+    course, recording = uuid4(), str(uuid4())
+    known_id, _ = await add(sessions, course, session_id=recording, status=LectureStatus.COMPLETED)
+    late_id, _ = await add(sessions, course, status=LectureStatus.DOWNLOADING)
+    lease = await hold(work, late_id)
+    async with sessions.begin() as session:
+        await ledger.close_job(session, DOWNLOAD, late_id)
+    with pytest.raises(LeaseLost):
+        async with work.begin() as unit:
+            await settle_identity(unit, lease, recording)
+    async with sessions() as session:
+        assert set(await session.scalars(select(Lecture.id))) == {known_id, late_id}
+
+
 async def test_the_same_recording_in_another_course_is_another_lecture(
     work: Work, sessions: Sessions
 ) -> None:
@@ -217,8 +252,9 @@ async def test_who_waits_for_a_lecture_that_is_merged_away_gets_the_survivor(
         async with sessions.begin() as session:
             return (await lock_lecture(session, viewer, late_id)).id
 
+    lease = await hold(work, late_id)
     async with work.begin() as unit:
-        await settle_identity(unit, late_id, recording)
+        await settle_identity(unit, lease, recording)
         locking = asyncio.create_task(lock())
         await wait_until(lambda: _is_waiting(sessions), "somebody waits for the lock")
     assert await locking == known_id

@@ -1,11 +1,15 @@
 """Parts across attempts: taken over by rename, and safe from whoever had them before."""
 
+import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from app.domain import LectureFailure
 from app.embedded.panopto import PanoptoSimulator, Recording
+from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
 from app.ingest.fetch import fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
 from app.ingest.part_file import (
@@ -17,6 +21,7 @@ from app.ingest.part_file import (
     is_part,
     open_part,
     source_name,
+    tidied,
 )
 from app.ingest.protocols import MediaLocation
 from app.storage.local import LocalStorage
@@ -26,6 +31,19 @@ OLD, NEW = "audio/one_source.1.aa", "audio/one_source.2.bb"
 SOURCE = source_name("mp4", "https://media.example.org/a.mp4?signature=1")
 FILE = Version(SOURCE, '"1"', 100)
 PIECES = Version(SOURCE, '"1"', None)
+PASSING = (
+    asyncio.CancelledError(),
+    IngestFailed(LectureFailure.NETWORK, "Busy.", transient=True),
+    NotReadyYet("Live."),
+    OSError(errno.EAGAIN, "no more processes"),
+)
+LASTING = (
+    IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "Gone."),
+    LeaseLost(),
+    StorageError("Unwritable."),
+    StorageFull(),
+    ZeroDivisionError(),
+)
 
 
 def begun(scratch: LocalStorage, content: bytes, version: Version = FILE) -> PartFile:
@@ -216,6 +234,80 @@ async def test_a_part_of_another_source_stays_until_something_is_begun(
     begun(scratch, b"a" * 40).close()
     await discard_part(scratch, OLD)
     assert await files_in(scratch) == []
+
+
+async def leave(scratch: LocalStorage, error: BaseException, version: Version | None) -> None:
+    """Write 40 bytes and end by the error."""
+    async with open_part(scratch, OLD) as part:
+        await part.begin(version)
+        await part.append(b"a" * 40)
+        raise error
+
+
+async def leave_nothing_of_use(scratch: LocalStorage, error: BaseException) -> None:
+    """End by the error before a byte has come."""
+    async with open_part(scratch, OLD) as part:
+        await part.begin(FILE)
+        raise error
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+async def test_what_ends_by_something_that_passes_is_gone_on_with(
+    scratch: LocalStorage, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        await leave(scratch, error, FILE)
+    successor = take_over(scratch)
+    assert successor.find(SOURCE) == FILE
+    assert successor.size_bytes == 40, "the last bytes too, that no batch was full of"
+    successor.append([b"b" * 60])
+    assert published(scratch, successor) == b"a" * 40 + b"b" * 60
+    assert await files_in(scratch) == [f"{NEW}.mp4"]
+
+
+@pytest.mark.parametrize("error", LASTING, ids=repr)
+async def test_what_ends_for_good_leaves_nothing(
+    scratch: LocalStorage, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        await leave(scratch, error, FILE)
+    assert await files_in(scratch) == []
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+async def test_what_nobody_could_go_on_with_is_not_kept(
+    scratch: LocalStorage, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        await leave(scratch, error, None)
+    assert await files_in(scratch) == []
+    with pytest.raises(type(error)):
+        await leave_nothing_of_use(scratch, error)
+    assert await files_in(scratch) == []
+
+
+async def end_tidied(scratch: LocalStorage, error: BaseException | None) -> None:
+    """End a tidied block in which one thing was published, and another begun before."""
+    scratch.path_of(f"{OLD}.ts").write_bytes(b"finished")
+    begun(scratch, b"a" * 40).close()
+    async with tidied(scratch, OLD):
+        if error is not None:
+            raise error
+
+
+async def test_only_what_is_of_use_outlives_an_attempt(scratch: LocalStorage) -> None:
+    for error in PASSING:
+        with pytest.raises(type(error)):
+            await end_tidied(scratch, error)
+        assert sorted(await files_in(scratch)) == [f"{OLD}.note", f"{OLD}.part"]
+        assert await has_part(scratch, OLD, SOURCE)
+        await discard_part(scratch, OLD)
+    for error in LASTING:
+        with pytest.raises(type(error)):
+            await end_tidied(scratch, error)
+        assert await files_in(scratch) == []
+    await end_tidied(scratch, None)
+    assert await files_in(scratch) == [f"{OLD}.ts"]
 
 
 async def test_a_whole_part_asks_for_nothing(

@@ -1,5 +1,6 @@
 """Audio by Range across attempts: samples that a killed worker had are not fetched again."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from app.ingest.range_plan import left_of
 from app.storage.local import LocalStorage
 from tests.attempts import NEW, Attempts, packets
 from tests.panopto import MIB, files_in
+from tests.wait import wait_until
 
 AUDIO_SECONDS = 240
 
@@ -102,6 +104,28 @@ async def test_ranges_of_another_version_are_begun_anew(
     resumed = await attempts.ranges(recording)
     assert packets(attempts.scratch.path_of(resumed.key)) == packets(recording.media)
     assert resumed.fetched_bytes > resumed.size_bytes > kept
+    assert await files_in(attempts.scratch) == [resumed.key]
+
+
+@pytest.mark.parametrize("ends", ["busy", "cancelled"])
+async def test_ranges_that_are_called_off_go_on_where_they_stopped(
+    attempts: Attempts, simulator: PanoptoSimulator, slow_mp4: Path, ends: str
+) -> None:
+    recording = slow(simulator, slow_mp4)
+    fetching = asyncio.create_task(attempts.ranges(recording))
+    await wait_until(lambda: attempts.size_of(f"{NEW}.part") >= MIB, "half is there")
+    if ends == "cancelled":
+        fetching.cancel()
+    recording.faults.media_status, recording.faults.retry_after = 503, "60"
+    with pytest.raises((asyncio.CancelledError, IngestFailed)):
+        await fetching
+    assert sorted(await files_in(attempts.scratch)) == [f"{NEW}.note", f"{NEW}.part"]
+    kept = attempts.size_of(f"{NEW}.part")
+
+    recording.faults.media_status = None
+    resumed = await attempts.ranges(recording)
+    assert packets(attempts.scratch.path_of(resumed.key)) == packets(slow_mp4)
+    assert resumed.fetched_bytes < resumed.size_bytes - kept + MIB
     assert await files_in(attempts.scratch) == [resumed.key]
 
 

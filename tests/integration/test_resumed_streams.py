@@ -10,9 +10,10 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed, StorageError
 from app.ingest.guard import GuardedClient
+from app.ingest.protocols import Progress
 from app.storage.local import LocalStorage
 from tests.attempts import BAD, NEW, STUBBORN, Attempts
-from tests.panopto import files_in
+from tests.panopto import Reports, files_in
 from tests.wait import wait_until
 
 SEGMENTS = 16
@@ -126,21 +127,48 @@ async def test_a_rubbish_note_costs_a_new_beginning(
     assert await files_in(attempts.scratch) == [f"{NEW}.ts"]
 
 
-async def test_a_resumed_stream_that_fails_or_is_cancelled_leaves_nothing(
+async def test_a_stream_that_is_busy_or_cancelled_goes_on_where_it_stopped(
+    attempts: Attempts, simulator: PanoptoSimulator, long_mp4: Path
+) -> None:
+    recording = streamed(simulator, long_mp4)
+    faults = recording.faults
+    whole = await attempts.stream(recording, "audio/whole")
+    faults.bad_segment, faults.bad_segment_times = BAD, None
+    with pytest.raises(IngestFailed) as failure:
+        await attempts.stream(recording)
+    assert failure.value.transient
+    assert len(attempts.ends(NEW)) == BAD
+
+    faults.bad_segment = BAD + 2
+    simulator.requests.clear()
+    successor = asyncio.create_task(attempts.stream(recording, NEW, STUBBORN))
+    await wait_until(lambda: len(attempts.ends(NEW)) == BAD + 2, "two more are there")
+    successor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await successor
+    assert min(attempts.segments(recording)) == BAD
+
+    faults.bad_segment = None
+    simulator.requests.clear()
+    resumed = await attempts.stream(recording)
+    assert attempts.segments(recording) == list(range(BAD + 2, SEGMENTS))
+    assert attempts.content(resumed.file.key) == attempts.content(whole.file.key)
+    assert sorted(await files_in(attempts.scratch)) == sorted([whole.file.key, resumed.file.key])
+
+
+async def test_a_resumed_stream_that_fails_for_good_leaves_nothing(
     attempts: Attempts, simulator: PanoptoSimulator, long_mp4: Path
 ) -> None:
     recording = streamed(simulator, long_mp4)
     async with attempts.overtaken_stream(recording):
         pass
-    recording.faults.bad_segment = BAD + 1
-    with pytest.raises(IngestFailed):
+
+    class Ending(Reports):
+        async def __call__(self, progress: Progress) -> None:
+            recording.faults.media_status = 404
+
+    attempts.reports = Ending()
+    with pytest.raises(IngestFailed) as failure:
         await attempts.stream(recording)
-    assert await files_in(attempts.scratch) == []
-    async with attempts.overtaken_stream(recording):
-        pass
-    recording.faults.bad_segment = BAD + 1
-    successor = asyncio.create_task(attempts.stream(recording, NEW, STUBBORN))
-    await wait_until(lambda: len(attempts.ends(NEW)) == BAD + 1, "one more is there")
-    successor.cancel()
-    await asyncio.wait([successor])
+    assert not failure.value.transient
     assert await files_in(attempts.scratch) == []

@@ -214,6 +214,21 @@ async def test_concurrent_writers_of_one_key(storage: ObjectStore) -> None:
     await assert_nothing_half_written(storage)
 
 
+async def test_moving(storage: ObjectStore) -> None:
+    content = os.urandom(2 * MIB)
+    await storage.store_file("audio/work.m4a", stream(content))
+    await storage.store_file("audio/done.m4a", stream(b"old"))
+    await storage.move_file("audio/work.m4a", "audio/done.m4a")
+    assert await read(storage, "audio/done.m4a") == (len(content), content)
+    assert (await storage.stat_file("audio/done.m4a")).key == "audio/done.m4a"
+    assert await keys(storage) == {"audio/done.m4a"}
+    await storage.move_file("audio/done.m4a", "audio/done.m4a")
+    assert await keys(storage) == {"audio/done.m4a"}
+    with pytest.raises(ObjectNotFound):
+        await storage.move_file("audio/work.m4a", "audio/done.m4a")
+    assert await read(storage, "audio/done.m4a") == (len(content), content)
+
+
 async def test_what_is_missing(storage: ObjectStore) -> None:
     await storage.store_file("there/x", stream(b"x"))
     for key in ("missing", "there", "there/y", "there/x/z"):
@@ -272,6 +287,8 @@ async def test_bad_keys_are_refused_everywhere(storage: ObjectStore, key: str) -
         lambda: storage.stat_file(key),
         lambda: storage.get_file_url(key, 60),
         lambda: storage.delete_file(key),
+        lambda: storage.move_file(key, "x"),
+        lambda: storage.move_file("x", key),
     ):
         with pytest.raises(InvalidKey):
             await call()
@@ -281,8 +298,6 @@ async def test_bad_keys_are_refused_everywhere(storage: ObjectStore, key: str) -
     if isinstance(storage, LocalStorage):
         with pytest.raises(InvalidKey):
             storage.path_of(key)
-        with pytest.raises(InvalidKey):
-            await storage.adopt_file(key, Path(__file__))
         with pytest.raises(InvalidKey):
             await storage.delete_partial(key)
     assert await keys(storage) == set()
@@ -335,7 +350,7 @@ async def test_bytes_are_synced_before_the_name_appears(
     assert calls == ["file", "rename", "folder"]
     calls.clear()
     local.path_of("audio/y").write_bytes(b"y")
-    await local.adopt_file("audio/z", local.path_of("audio/y"))
+    await local.move_file("audio/y", "audio/z")
     assert calls == ["file", "rename", "folder"]
 
 
@@ -378,25 +393,21 @@ async def test_what_is_no_regular_file_is_no_object(local: LocalStorage, tmp_pat
         assert await keys(local) == {"a/x"}
 
 
-async def test_adopting_a_file(local: LocalStorage, tmp_path: Path) -> None:
+async def test_a_file_that_a_tool_has_made_is_moved(local: LocalStorage, tmp_path: Path) -> None:
     made = local.path_of("audio/work.m4a")
     made.write_bytes(b"made by a tool")
     made.chmod(0o644)
-    adopted = await local.adopt_file("audio/done.m4a", made)
-    assert adopted.checksum == hashlib.sha256(b"made by a tool").hexdigest()
-    assert adopted.size_bytes == 14
-    assert await keys(local) == {"audio/done.m4a"}
-    assert stat.S_IMODE(local.path_of("audio/done.m4a").stat().st_mode) == 0o600
+    await local.move_file("audio/work.m4a", "new/done.m4a")
+    assert await keys(local) == {"new/done.m4a"}
+    assert await read(local, "new/done.m4a") == (14, b"made by a tool")
+    assert stat.S_IMODE(local.path_of("new/done.m4a").stat().st_mode) == 0o600
 
-    again = await local.adopt_file("audio/done.m4a", local.path_of("audio/done.m4a"))
-    assert again == adopted
-
-    link = tmp_path / "link"
-    link.symlink_to(local.path_of("audio/done.m4a"))
-    for path in (link, tmp_path / "missing", tmp_path):
+    (tmp_path / "storage" / "audio" / "link").symlink_to(local.path_of("new/done.m4a"))
+    os.mkfifo(tmp_path / "storage" / "audio" / "pipe")
+    for key in ("audio/link", "audio/pipe", "audio"):
         with pytest.raises(StorageError):
-            await local.adopt_file("audio/other", path)
-    assert await keys(local) == {"audio/done.m4a"}
+            await local.move_file(key, "audio/other")
+    assert await keys(local) == {"new/done.m4a"}
 
 
 async def test_half_written_files_can_be_swept(local: LocalStorage, tmp_path: Path) -> None:

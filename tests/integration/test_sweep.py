@@ -1,5 +1,6 @@
 """What the sweep takes, what it leaves, and what it only tells."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -16,9 +17,13 @@ from app.backends import Backends, open_backends
 from app.db import ledger
 from app.db.models import Document, Job, Lecture, User, UserDocument, UserLecture
 from app.domain import JobKind, JobState, LectureFailure, LectureStatus
+from app.errors import StorageError
+from app.services import store_sweep
 from app.services.doctor import Doctor
 from app.services.sweep import SWEEP_SUBJECT, Sweep, plan_sweep
 from app.settings import Settings
+from app.storage.local import LocalStorage
+from app.storage.protocol import ObjectInfo, ObjectStore
 
 GRACE_SECONDS = 60.0
 OLD_SECONDS = 3600
@@ -64,14 +69,59 @@ class Store:
                 )
                 await session.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
 
-    async def sweep(self, grace_seconds: float = GRACE_SECONDS) -> None:
+    async def sweep(
+        self, grace_seconds: float = GRACE_SECONDS, storage: ObjectStore | None = None
+    ) -> None:
         await plan_sweep(self.backends.work)
         async with self.backends.sessions.begin() as session:
             await session.execute(text("UPDATE jobs SET run_at = now() WHERE kind = 'sweep'"))
         async with self.backends.sessions.begin() as session:
             (lease,) = await ledger.claim(session, [JobKind.SWEEP], 1)
         backends = self.backends
-        await Sweep(backends.work, backends.storage, grace_seconds).run(lease)
+        await Sweep(backends.work, storage or backends.storage, grace_seconds).run(lease)
+
+
+class Failing(LocalStorage):
+    """Cannot delete some of its objects, tell of some, or, at a word, list any."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.undeletable: set[str] = set()
+        self.untellable: set[str] = set()
+        self.hanging: set[str] = set()
+        self.unlistable = False
+
+    async def delete_file(self, key: str) -> None:
+        if key in self.hanging:
+            await asyncio.Event().wait()
+        _refuse(key in self.undeletable)
+        await super().delete_file(key)
+
+    async def delete_partial(self, key: str) -> None:
+        _refuse(key in self.undeletable)
+        await super().delete_partial(key)
+
+    async def stat_file(self, key: str) -> ObjectInfo:
+        _refuse(key in self.untellable)
+        return await super().stat_file(key)
+
+    async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        _refuse(self.unlistable)
+        async for found in super().list_files(prefix):
+            yield found
+
+
+def _refuse(refused: bool) -> None:
+    if refused:
+        raise StorageError("The store refuses.")
+
+
+@pytest.fixture
+async def failing(store: Store) -> AsyncIterator[Failing]:
+    """The same files, by a store that fails."""
+    storage = Failing(store.root)
+    yield storage
+    await storage.close()
 
 
 @pytest.fixture
@@ -208,9 +258,81 @@ async def test_the_sweep_comes_again_and_forgives_its_crashes(store: Store) -> N
     async with store.backends.sessions.begin() as session:
         await session.execute(text("UPDATE jobs SET crashes = 2"))
     await store.sweep()
-    async with store.backends.sessions() as session:
-        job = (await session.scalars(select(Job).where(Job.subject_id == SWEEP_SUBJECT))).one()
+    job = await _sweep_job(store)
     assert (job.state, job.crashes) == (JobState.QUEUED, 0)
+
+
+async def test_one_object_that_cannot_be_deleted_keeps_no_other(
+    store: Store, failing: Failing
+) -> None:
+    orphans = {await store.put(f"audio/{uuid4()}.m4a") for _ in range(4)}
+    stays = min(orphans)
+    for name in ("first", "second"):
+        (store.root / ".partial" / name).write_bytes(b"half")
+        store.age(f".partial/{name}", OLD_SECONDS)
+    failing.undeletable = {stays, "first"}
+    with capture_logs() as logs:
+        await store.sweep(storage=failing)
+    assert store.keys() == {stays, ".partial/first"}
+    told = {(entry["event"], entry["key"]) for entry in logs if entry["log_level"] == "error"}
+    assert told == {("object_not_swept", stays), ("partial_not_swept", "first")}
+    assert (await _sweep_job(store)).state == JobState.QUEUED
+
+    await store.sweep()
+    assert store.keys() == set()
+
+
+async def test_a_deletion_that_hangs_keeps_no_other(
+    store: Store, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_sweep, "DELETE_SECONDS", 0.1)
+    orphans = {await store.put(f"audio/{uuid4()}.m4a") for _ in range(3)}
+    failing.hanging = {min(orphans)}
+    await store.sweep(storage=failing)
+    assert store.keys() == failing.hanging
+    assert (await _sweep_job(store)).state == JobState.QUEUED
+
+
+async def test_a_store_that_cannot_be_listed_keeps_the_rest(store: Store, failing: Failing) -> None:
+    hollow = completed()
+    await store.add(hollow, document())
+    await store.age_rows()
+    stray = await store.put(f"audio/{uuid4()}.m4a")
+    (store.root / ".partial" / "old").write_bytes(b"half")
+    store.age(".partial/old", OLD_SECONDS)
+    failing.unlistable = True
+    with capture_logs() as logs:
+        await store.sweep(storage=failing)
+    assert store.keys() == {stray}
+    events = [entry["event"] for entry in logs]
+    assert events.count("store_not_listed") == 1
+    assert "row_without_object" not in events, "what was not seen is not said to be missing"
+    async with store.backends.sessions() as session:
+        assert (await session.scalars(select(Lecture.id))).all() == []
+        assert (await session.scalars(select(Document.id))).all() == []
+    assert (await _sweep_job(store)).state == JobState.QUEUED
+
+
+async def test_one_object_that_cannot_be_looked_at_hides_no_other(
+    store: Store, failing: Failing
+) -> None:
+    first, second = completed(), completed()
+    owner = user()
+    await store.add(owner, first, second)
+    await store.add(*(UserLecture(user_id=owner.id, lecture_id=x.id) for x in (first, second)))
+    failing.untellable = {f"audio/{first.id}.m4a"}
+    with capture_logs() as logs:
+        await store.sweep(storage=failing)
+    told = {entry["event"]: entry["key"] for entry in logs if entry["log_level"] == "error"}
+    assert told == {
+        "object_not_looked_at": f"audio/{first.id}.m4a",
+        "row_without_object": f"audio/{second.id}.m4a",
+    }
+
+
+async def _sweep_job(store: Store) -> Job:
+    async with store.backends.sessions() as session:
+        return (await session.scalars(select(Job).where(Job.subject_id == SWEEP_SUBJECT))).one()
 
 
 async def test_the_doctor_finds_nothing_where_all_is_well(store: Store) -> None:

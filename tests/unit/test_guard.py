@@ -181,7 +181,9 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert 55 < (retry_after_seconds(soon) or 0) <= 60
     assert retry_after_seconds("Fri, 31 Dec 1999 23:59:59 GMT") == 0
     assert retry_after_seconds("9" * 400) == 24 * 3600
-    for nonsense in (None, "", "soon", "-5", "1.5", "²"):
+    assert retry_after_seconds("Fri, 31 Dec 9999 23:59:59 GMT") == 24 * 3600
+    absurd = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 2030 00:00:00 +99999999999")
+    for nonsense in (None, "", "soon", "-5", "1.5", "²", *absurd):
         assert retry_after_seconds(nonsense) is None
 
 

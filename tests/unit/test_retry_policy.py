@@ -9,6 +9,7 @@ from app.services.retry_policy import (
     CAP_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
     NOT_READY_FOR,
+    RETRY_AFTER_SPREAD,
     backoff,
     not_ready_delay,
 )
@@ -28,10 +29,28 @@ def test_backoff_is_capped() -> None:
     assert all(backoff(500).total_seconds() <= CAP_SECONDS for _ in range(TRIES))
 
 
-def test_retry_after_is_a_lower_bound_up_to_an_hour() -> None:
-    assert backoff(0, 600) == timedelta(seconds=600)
-    assert backoff(0, 10**6) == timedelta(seconds=MAX_RETRY_AFTER_SECONDS)
-    assert backoff(0, 0) <= timedelta(seconds=BASE_SECONDS)
+@pytest.mark.parametrize(
+    ("asked", "bound", "spread"),
+    [
+        (5, 5, BASE_SECONDS),
+        (600, 600, 600 * RETRY_AFTER_SPREAD),
+        (10**6, MAX_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS * RETRY_AFTER_SPREAD),
+    ],
+)
+def test_who_was_told_to_wait_waits_so_long_and_does_not_come_with_all_others(
+    asked: float, bound: float, spread: float
+) -> None:
+    waits = [backoff(0, asked).total_seconds() for _ in range(TRIES)]
+    assert bound <= min(waits) < bound + 0.2 * spread
+    assert bound + 0.8 * spread < max(waits) <= bound + spread
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_who_was_told_not_to_wait_waits_as_others_do(attempt: int) -> None:
+    ceiling = BASE_SECONDS * 2**attempt
+    waits = [backoff(attempt, 0).total_seconds() for _ in range(TRIES)]
+    assert 0.8 * ceiling < max(waits) <= ceiling
+    assert sum(waits) / TRIES > 0.3 * ceiling
 
 
 def test_what_is_not_ready_is_asked_after_1_2_5_10_and_up_to_60_minutes_for_a_day() -> None:

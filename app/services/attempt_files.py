@@ -1,0 +1,68 @@
+"""The files of a lecture's attempts: whose they are, who goes on with them, and when they go.
+
+While an attempt runs, its files carry its number and a part of its token.  What it has fetched when
+it ends in order but unfinished is kept under a name that does not, and the next attempt takes it
+from there.  A worker that was killed leaves its files as they are; the next attempt looks for them.
+
+Whoever keeps, takes or discards holds the lecture's row lock and the lease, so that a worker which
+was taken over touches no file of its successor.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from app.ingest.part_file import PART_SUFFIXES, discard_part, hand_over, is_part
+from app.services.storage_keys import attempt_of, kept_stem
+from app.storage.protocol import LocalFiles
+
+
+def kept_keys(lecture_id: UUID) -> list[str]:
+    """Return the keys of what may have been kept."""
+    return [f"{kept_stem(lecture_id)}{suffix}" for suffix in PART_SUFFIXES]
+
+
+async def keep(scratch: LocalFiles, lecture_id: UUID, stem: str) -> None:
+    """Keep the attempt's part, if there is one, for the next attempt."""
+    await _pass_on(scratch, stem, kept_stem(lecture_id))
+
+
+async def take_kept(scratch: LocalFiles, lecture_id: UUID, stem: str) -> None:
+    """Go on, under this attempt's stem, with what was kept."""
+    await _pass_on(scratch, kept_stem(lecture_id), stem)
+
+
+async def take_from_killed(scratch: LocalFiles, lecture_id: UUID, attempt: int, stem: str) -> None:
+    """Take over the parts that killed attempts up to this one have left, and delete their rest."""
+    async for key in _left(scratch, lecture_id, attempt):
+        if key.startswith(f"{stem}."):
+            continue
+        if is_part(key):
+            await asyncio.to_thread(hand_over, scratch, key, stem)
+        else:
+            await scratch.delete_file(key)
+
+
+async def discard(scratch: LocalFiles, lecture_id: UUID, stem: str | None) -> None:
+    """Delete what was kept, and the attempt's own part where there was an attempt."""
+    for each in filter(None, (kept_stem(lecture_id), stem)):
+        await discard_part(scratch, each)
+
+
+async def discard_all(scratch: LocalFiles, lecture_id: UUID, attempt: int) -> None:
+    """Delete whatever attempts up to this one have left, killed ones too."""
+    async for key in _left(scratch, lecture_id, attempt):
+        await scratch.delete_file(key)
+
+
+async def _left(scratch: LocalFiles, lecture_id: UUID, attempt: int) -> AsyncIterator[str]:
+    """Yield the keys of temporary files, none of them a successor's: that has a higher number."""
+    async for found in scratch.list_files(f"audio/{lecture_id}_source."):
+        number = attempt_of(found.key)
+        if number is not None and number <= attempt:
+            yield found.key
+
+
+async def _pass_on(scratch: LocalFiles, old: str, new: str) -> None:
+    for suffix in PART_SUFFIXES:
+        await asyncio.to_thread(hand_over, scratch, f"{old}{suffix}", new)
