@@ -76,8 +76,21 @@ async def run_child(
     standard streams.  Raises a `ChildError`; whatever happens, no process is left.
     """
     request = {"module": module, "arguments": arguments, "limits": asdict(limits)}
+    body = json.dumps(request).encode()
+    run = asyncio.ensure_future(_run(body, timeout_seconds, max_answer_bytes, descriptors))
+    try:
+        return await asyncio.shield(run)
+    finally:
+        # Once, however often we are: asyncio forgets a child whose start is cancelled twice.
+        run.cancel()
+        await ended(run)
+
+
+async def _run(
+    request: bytes, timeout_seconds: float, max_answer_bytes: int, descriptors: tuple[int, ...]
+) -> dict[str, Any]:
     child = await _start_child(descriptors)
-    talk = asyncio.ensure_future(_talk(child, json.dumps(request).encode(), max_answer_bytes))
+    talk = asyncio.ensure_future(_talk(child, request, max_answer_bytes))
     try:
         async with asyncio.timeout(timeout_seconds):
             answer, errors = await asyncio.shield(talk)

@@ -134,6 +134,17 @@ async def test_a_cancellation_kills_the_group(pipe: Path) -> None:
         os.kill(child, 0)
 
 
+@pytest.mark.parametrize("steps", range(0, 12, 2))
+async def test_cancellations_while_it_starts_do_not_leave_it(pipe: Path, steps: int) -> None:
+    counting = asyncio.create_task(hang(pipe))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    while not counting.done():
+        counting.cancel()
+        await asyncio.sleep(0)
+    assert media_children() == []
+
+
 async def test_cancellations_while_it_ends_do_not_leave_it(pipe: Path) -> None:
     counting = asyncio.create_task(hang(pipe))
     await wait_until(media_children, "the child runs")
