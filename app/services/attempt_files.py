@@ -14,7 +14,7 @@ from uuid import UUID
 
 from app.ingest.part_file import PART_SUFFIXES, discard_part, hand_over, is_part
 from app.services.storage_keys import attempt_of, kept_stem
-from app.storage.protocol import LocalFiles
+from app.storage.protocol import LocalFiles, ObjectStore
 
 
 def kept_keys(lecture_id: UUID) -> list[str]:
@@ -49,15 +49,15 @@ async def discard(scratch: LocalFiles, lecture_id: UUID, stem: str | None) -> No
         await discard_part(scratch, each)
 
 
-async def discard_all(scratch: LocalFiles, lecture_id: UUID, attempt: int) -> None:
+async def discard_all(store: ObjectStore, lecture_id: UUID, attempt: int) -> None:
     """Delete whatever attempts up to this one have left, killed ones too."""
-    async for key in _left(scratch, lecture_id, attempt):
-        await scratch.delete_file(key)
+    async for key in _left(store, lecture_id, attempt):
+        await store.delete_file(key)
 
 
-async def _left(scratch: LocalFiles, lecture_id: UUID, attempt: int) -> AsyncIterator[str]:
+async def _left(store: ObjectStore, lecture_id: UUID, attempt: int) -> AsyncIterator[str]:
     """Yield the keys of temporary files, none of them a successor's: that has a higher number."""
-    async for found in scratch.list_files(f"audio/{lecture_id}_source."):
+    async for found in store.list_files(f"audio/{lecture_id}_source."):
         number = attempt_of(found.key)
         if number is not None and number <= attempt:
             yield found.key

@@ -166,6 +166,8 @@ class LectureDownloads:
             await attempt_files.take_kept(self._scratch, lecture.id, stem)
         if attempt > 1:
             await attempt_files.take_from_killed(self._scratch, lease.subject_id, attempt, stem)
+        if lease.crashes > 0 and self._storage is not self._scratch:
+            await attempt_files.discard_all(self._storage, lease.subject_id, attempt)
         return request, stem
 
     async def _note_resolution(self, lease: Lease, resolved: ResolvedLecture) -> None:
@@ -283,7 +285,8 @@ class LectureDownloads:
         stem = begun.stem if begun else None
         await attempt_files.discard(self._scratch, lease.subject_id, stem)
         if lease.crashes > 0:
-            await attempt_files.discard_all(self._scratch, lease.subject_id, attempt)
+            for store in {self._scratch, self._storage}:
+                await attempt_files.discard_all(store, lease.subject_id, attempt)
             await delete_objects(self._storage, [audio_key(lease.subject_id)])
 
     async def _locked(self, unit: UnitOfWork, lease: Lease) -> Lecture:

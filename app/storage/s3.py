@@ -159,14 +159,21 @@ class S3Storage:
             await obstore.delete_async(self._store, paths)
 
     async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
-        """Yield the objects whose key starts with the prefix, in no particular order."""
-        folder = checked_prefix(prefix).rpartition("/")[0]
-        pages = obstore.list(self._store, folder or None, chunk_size=_LISTED_AT_ONCE)
+        """Yield the objects whose key starts with the prefix, in the order of their keys.
+
+        That order is promised by all but S3's directory buckets.  So what comes before is passed
+        over by the bucket itself, and what comes after is not asked for.
+        """
+        folder, _, name = checked_prefix(prefix).rpartition("/")
+        offset = (prefix[:-1] or None) if name else None
+        pages = obstore.list(self._store, folder or None, offset=offset, chunk_size=_LISTED_AT_ONCE)
         with _errors_of_reading():
             async for page in pages:
                 for meta in page:
                     if meta["path"].startswith(prefix):
                         yield _info(meta)
+                    elif meta["path"] > prefix:
+                        return
 
     async def list_partials(self) -> AsyncIterator[ObjectInfo]:
         """Yield the unfinished uploads, with the time of their last part; for `delete_partial`.

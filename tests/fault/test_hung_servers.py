@@ -11,12 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.db.ledger import LEASE_SECONDS
 from app.embedded.panopto import Recording
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.process import ServerProcess
 from app.embedded.redis import EmbeddedRedis
+from tests.fault.ledger_state import Database, all_ended
 from tests.fault.processes import Deployment
 from tests.service import Service
+from tests.wait import wait_until
 
 ENDS_WITHIN_SECONDS = 12.0
 AN_IDLE_ONE_WITHIN_SECONDS = 4.0
@@ -45,6 +48,33 @@ async def test_a_hung_postgres_does_not_keep_a_busy_api(
         assert await deployment.terminate("api", ENDS_WITHIN_SECONDS) == 0
         answers = await asyncio.gather(*asking)
     assert {_code(each) for each in answers} == {"INTERNAL_SERVER_ERROR"}
+
+
+@pytest.mark.fault_long
+async def test_a_postgres_that_hangs_again_and_again_costs_no_attempt(
+    service: Service, deployment: Deployment, media: Path, postgres_server: EmbeddedPostgres
+) -> None:
+    """Every lease runs out in each hang, and no worker is the less alive for it."""
+    database, ada = Database(service.settings.database_url or ""), service.user("ada")
+    deployment.start("worker-2")
+    await deployment.ready("worker-2")
+    for _ in range(6):
+        recording = service.simulator.add(Recording(media, offers=("mp4",)))
+        recording.faults.bytes_per_second = 12_000
+        await ada.request(service.course, service.simulator.viewer_url(recording))
+
+    async def all_run() -> bool:
+        return {state for state, _ in (await database.attempts()).values()} == {"downloading"}
+
+    await wait_until(all_run, "all are being downloaded")
+    for _ in range(3):
+        with hung(postgres_server):
+            await asyncio.sleep(LEASE_SECONDS + 3)  # the fault itself
+        await asyncio.sleep(2)  # in which whoever is wrong would take over
+    await all_ended(database, 6)
+    assert set((await database.attempts()).values()) == {("completed", 1)}
+    crashed = "SELECT 1 FROM jobs WHERE crashes > 0"
+    assert await database.rows(crashed) == []
 
 
 async def test_a_hung_redis_keeps_neither_status_nor_processes(

@@ -186,6 +186,7 @@ async def test_a_fault_after_a_crash_leaves_nothing(scene: Scene) -> None:
     await _write(scene.scratch, f"audio/{scene.lecture_id}_source.1.bbbbbbbb.mp4")
     await _write(scene.scratch, *attempt_files.kept_keys(scene.lecture_id))
     await _write(scene.bucket, scene.audio_key)
+    await _write(scene.bucket, f"audio/{scene.lecture_id}_source.2.aaaaaaaa.m4a")
     async with scene.backends.sessions.begin() as session:
         (first,) = await ledger.claim(session, [DOWNLOAD], 1)
     lease = await scene.claim()
@@ -194,6 +195,14 @@ async def test_a_fault_after_a_crash_leaves_nothing(scene: Scene) -> None:
     assert (await scene.lecture()).failure is LectureFailure.INTERNAL
     assert await files_in(scene.scratch) == []
     assert await scene.bucket.keys() == set()
+
+
+async def test_what_a_killed_attempt_has_brought_to_the_bucket_goes(scene: Scene) -> None:
+    await scene.change(attempt=1)
+    await _write(scene.bucket, f"audio/{scene.lecture_id}_source.1.aaaaaaaa.m4a")
+    await scene.claim()
+    assert await scene.downloads.run(await scene.claim()) == JobState.DONE
+    assert await scene.bucket.keys() == {scene.audio_key}
 
 
 async def test_a_killed_attempts_files_are_taken_but_never_a_successors(
