@@ -86,7 +86,7 @@ async def _own_sessions(
     by itself, so a process that is stopped holds no lock on the ledger.
     """
     engine = make_engine(
-        settings.database_url or "", pool_size=2, command_timeout_seconds=HEARTBEAT_SECONDS
+        settings.database_url or "", pool_size=3, command_timeout_seconds=HEARTBEAT_SECONDS
     )
     stack.push_async_callback(engine.dispose)
     return make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))

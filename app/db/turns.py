@@ -13,7 +13,8 @@ ended by hand.
 
 A job that would be closed for good by one more crash is a suspect, and so are the innocents that
 were beside it.  It goes before all others into a lane that holds nothing, and alone; only one that
-has been due for ``:suspect_waits`` is taken beside others.  No worker has two at a time.
+has been due for ``:suspect_waits`` is taken beside others.  No worker has two at a time.  Beside it
+the runner asks for nothing but what was left behind (``:limit`` 0).
 """
 
 NEVER_PUT_OFF = "state = 'queued' AND run_at <= created_at"

@@ -22,7 +22,7 @@ import structlog
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.guard import GuardedClient, content_type
-from app.ingest.http_failures import login_required, looks_like_login, require_plain
+from app.ingest.http_failures import login_required, looks_like_login, unknown_form
 from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress
 from app.storage.protocol import LocalFiles
@@ -304,7 +304,8 @@ class _FileBody:
 def require_media(response: httpx.Response) -> None:
     """Raise `IngestFailed` where the answer is a web page, or encoded, and so no media."""
     require_media_type(content_type(response), str(response.url))
-    require_plain(response)
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise unknown_form()
 
 
 def require_media_type(media_type: str, url: str) -> None:

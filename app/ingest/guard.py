@@ -21,7 +21,7 @@ import httpx
 from app.domain import LectureFailure
 from app.errors import IngestFailed, InvalidInput
 from app.ingest.addresses import is_public
-from app.ingest.http_failures import failure_of_error, failure_of_status, require_plain
+from app.ingest.http_failures import failure_of_error, failure_of_status, plain_body, too_large
 from app.ingest.web_url import WebUrl, ascii_host, parse_web_url
 
 _PUBLIC_PORTS = frozenset({80, 443})
@@ -226,7 +226,7 @@ class GuardedClient:
         expect_partial: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> FetchedBody:
-        """Return a small answer whole; over ``max_bytes`` is TOO_LARGE.
+        """Return a small answer whole; over ``max_bytes`` (decoded) is TOO_LARGE.
 
         ``expect_partial`` refuses any status but 206; ``on_bytes`` hears of every chunk's size.
         """
@@ -356,15 +356,14 @@ _HTTPCORE_ERRORS = (
 
 
 async def _collected(response: httpx.Response, max_bytes: int, on_bytes: OnBytes | None) -> bytes:
-    require_plain(response)
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise IngestFailed(LectureFailure.TOO_LARGE, "The source's answer is too large.")
+            raise too_large()
         if on_bytes:
             await on_bytes(len(chunk))
-    return bytes(body)
+    return plain_body(response, bytes(body), max_bytes)
 
 
 def _joined(base: httpx.URL, location: str) -> httpx.URL:

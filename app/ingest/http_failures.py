@@ -12,6 +12,7 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
+from app.ingest.encodings import TooLarge, UnknownEncoding, plain
 
 LOGIN_ADVICE = (
     "The recording needs a login. Open it in a signed-in browser, copy the address of its video"
@@ -49,12 +50,25 @@ def no_recording() -> IngestFailed:
     return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "No recording was found at the link.")
 
 
-def require_plain(response: httpx.Response) -> None:
-    """Raise `IngestFailed` for a compressed answer: none was asked for, and one can be a bomb."""
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise IngestFailed(
-            LectureFailure.SOURCE_NOT_FOUND, "The source sends its files in an unknown form."
-        )
+def too_large() -> IngestFailed:
+    """Return the failure for an answer that is larger than such answers are."""
+    return IngestFailed(LectureFailure.TOO_LARGE, "The source's answer is too large.")
+
+
+def unknown_form() -> IngestFailed:
+    """Return the failure for an answer whose encoding we cannot undo."""
+    message = "The source sends its files in an unknown form."
+    return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, message)
+
+
+def plain_body(response: httpx.Response, content: bytes, max_bytes: int) -> bytes:
+    """Return the answer's content as it is meant, compressed though that was not asked for."""
+    try:
+        return plain(content, response.headers.get("content-encoding"), max_bytes)
+    except TooLarge:
+        raise too_large() from None
+    except UnknownEncoding:
+        raise unknown_form() from None
 
 
 def failure_of_status(response: httpx.Response) -> IngestFailed:

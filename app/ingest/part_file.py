@@ -159,9 +159,10 @@ class PartFile:
     def discard(self) -> None:
         """Close and remove what is there, whatever it is of."""
         self.close()
-        # In this order: no note outlives its part, whose inode's number may be given again.
-        self._note_path.unlink(missing_ok=True)
-        self._part_path.unlink(missing_ok=True)
+        with errors_of_writing():
+            # In this order: no note outlives its part, whose inode's number may be given again.
+            self._note_path.unlink(missing_ok=True)
+            self._part_path.unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Close, and leave what another attempt can go on with: bytes of a known version."""

@@ -6,7 +6,6 @@ yt-dlp's jar, with its rules for domains.
 
 import io
 import urllib.request
-import zlib
 from collections.abc import Iterable
 from email.message import Message
 from typing import Any
@@ -16,12 +15,12 @@ from yt_dlp.networking.common import Request, RequestHandler, Response
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
 
 from app.ingest.child_questions import Questions
+from app.ingest.encodings import TooLarge, UnknownEncoding, plain
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXTENSIONS = ("cookiejar", "timeout", "legacy_ssl", "keep_header_casing")
-_ANY_ZIP = zlib.MAX_WBITS + 32
-_MAX_UNZIPPED_BYTES = 64 * 1024 * 1024
+_MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
 
 class Answer(Response):  # type: ignore[misc]
@@ -85,7 +84,7 @@ class ParentRH(RequestHandler):  # type: ignore[misc]
             raise TransportError(cause=error) from error
         if "status" not in head:
             raise TransportError("the request was refused or failed")
-        answer = Answer(_unzipped(head, content), url, head)
+        answer = Answer(_plain(head, content), url, head)
         jar.extract_cookies(_Head(answer.headers), asked)
         return answer
 
@@ -118,18 +117,14 @@ def _body_of(data: Any) -> bytes:
     return b"".join(pieces)
 
 
-def _unzipped(head: dict[str, Any], content: bytes) -> bytes:
-    encoding = next((v for n, v in head["headers"] if n.lower() == "content-encoding"), "identity")
-    if encoding == "identity" or not content:
-        return content
-    unzip = zlib.decompressobj(_ANY_ZIP)
+def _plain(head: dict[str, Any], content: bytes) -> bytes:
+    encoding = next((v for n, v in head["headers"] if n.lower() == "content-encoding"), None)
     try:
-        plain = unzip.decompress(content, _MAX_UNZIPPED_BYTES)
-    except zlib.error as error:
+        return plain(content, encoding, _MAX_PLAIN_BYTES)
+    except UnknownEncoding as error:
         raise TransportError(cause=error) from error
-    if unzip.unconsumed_tail:
-        raise TransportError("the answer is too large")
-    return plain
+    except TooLarge as error:
+        raise TransportError("the answer is too large") from error
 
 
 def _origin(url: str) -> tuple[str, str]:

@@ -157,7 +157,7 @@ class JobRunner:
             self.stop()
             watch.cancel()
             await self._hand_everything_back(claims)
-            await _cut_short([*parts, *self._tasks()])
+            await _cancel_all([*parts, *self._tasks()])
         for part in parts:
             if part.done() and not part.cancelled():
                 part.result()
@@ -205,8 +205,10 @@ class JobRunner:
     async def _claim_for(self, lane: Lane) -> None:
         handlers: Mapping[JobKind, JobHandler] = {h.kind: h for h in lane.handlers}
         in_lane = [lease for lease in self._held() if lease.kind in handlers]
-        free = lane.slots - len(in_lane)
-        if free + RECOVERY_SLOTS <= 0 or any(lease.is_suspect for lease in in_lane):
+        holds_suspect = any(lease.is_suspect for lease in in_lane)
+        # Nothing new goes beside a suspect; what another worker left behind does not wait for it.
+        free = min(0, lane.slots - len(in_lane)) if holds_suspect else lane.slots - len(in_lane)
+        if free + RECOVERY_SLOTS <= 0:
             return
         if self._stopped.is_set():
             return
@@ -383,7 +385,7 @@ class JobRunner:
                 return "handed_back"
 
 
-async def _cut_short(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+async def _cancel_all(tasks: Sequence["asyncio.Task[Any]"]) -> None:
     """Cancel what is left; a database that does not answer may hold some of it for longer."""
     for task in tasks:
         task.cancel()

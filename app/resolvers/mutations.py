@@ -59,7 +59,7 @@ async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectur
     """Stop a lecture that waits or is being downloaded."""
     backends = info.context.app.backends
     lecture = await lecture_requests.cancel_download(
-        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+        backends.work, backends.scratch, info.context.viewer, parse_uuid(id)
     )
     return LecturePayload(lecture=Lecture.from_model(lecture))
 
@@ -82,9 +82,8 @@ async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocum
 async def unlink_lecture(info: Info, id: strawberry.ID) -> UnlinkLectureResult:
     """Remove the viewer's own link."""
     backends = info.context.app.backends
-    gone = await removal.unlink_lecture(
-        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
-    )
+    stores = backends.storage, backends.scratch
+    gone = await removal.unlink_lecture(backends.work, *stores, info.context.viewer, parse_uuid(id))
     lecture_id = strawberry.ID(str(gone.item_id))
     return UnlinkLecturePayload(lecture_id=lecture_id, deleted=gone.deleted)
 
@@ -102,8 +101,9 @@ async def unlink_document(info: Info, id: strawberry.ID) -> UnlinkDocumentResult
 async def delete_lecture(info: Info, id: strawberry.ID) -> DeleteLectureResult:
     """Remove the lecture for all users at once."""
     backends = info.context.app.backends
+    stores = backends.storage, backends.scratch
     lecture_id = await removal.delete_lecture(
-        backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+        backends.work, *stores, info.context.viewer, parse_uuid(id)
     )
     return DeleteLecturePayload(lecture_id=strawberry.ID(str(lecture_id)))
 

@@ -4,15 +4,15 @@ While an attempt runs, its files carry its number and a part of its token.  What
 it ends in order but unfinished is kept under a name that does not, and the next attempt takes it
 from there.  A worker that was killed leaves its files as they are; the next attempt looks for them.
 
-Whoever keeps, takes or discards holds the lecture's row lock and the lease, so that a worker which
-was taken over touches no file of its successor.
+A worker that was taken over touches no file of its successor.  What is kept is kept and taken under
+the lecture's row lock and the lease; of the others' files only those with a lower number are taken.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from app.ingest.part_file import PART_SUFFIXES, discard_part, hand_over, is_part
+from app.ingest.part_file import PART_SUFFIXES, hand_over, is_part
 from app.services.storage_keys import attempt_of, kept_stem
 from app.storage.protocol import LocalFiles, ObjectStore
 
@@ -33,7 +33,7 @@ async def take_kept(scratch: LocalFiles, lecture_id: UUID, stem: str) -> None:
 
 
 async def take_from_killed(scratch: LocalFiles, lecture_id: UUID, attempt: int, stem: str) -> None:
-    """Take over the parts that killed attempts up to this one have left, and delete their rest."""
+    """Take over the parts that killed attempts before have left, and delete the rest of theirs."""
     async for key in _left(scratch, lecture_id, attempt):
         if key.startswith(f"{stem}."):
             continue
@@ -43,14 +43,8 @@ async def take_from_killed(scratch: LocalFiles, lecture_id: UUID, attempt: int, 
             await scratch.delete_file(key)
 
 
-async def discard(scratch: LocalFiles, lecture_id: UUID, stem: str | None) -> None:
-    """Delete what was kept, and the attempt's own part where there was an attempt."""
-    for each in filter(None, (kept_stem(lecture_id), stem)):
-        await discard_part(scratch, each)
-
-
 async def discard_all(store: ObjectStore, lecture_id: UUID, attempt: int) -> None:
-    """Delete whatever attempts up to this one have left, killed ones too."""
+    """Delete whatever attempts up to this one have left, but not what was kept."""
     async for key in _left(store, lecture_id, attempt):
         await store.delete_file(key)
 
@@ -59,7 +53,7 @@ async def _left(store: ObjectStore, lecture_id: UUID, attempt: int) -> AsyncIter
     """Yield the keys of temporary files, none of them a successor's: that has a higher number."""
     async for found in store.list_files(f"audio/{lecture_id}_source."):
         number = attempt_of(found.key)
-        if number is not None and number <= attempt:
+        if number is not None and 0 < number <= attempt:
             yield found.key
 
 

@@ -34,7 +34,6 @@ from app.services.lecture_requests import (
     mark_failed,
 )
 from app.services.merging import settle_identity
-from app.services.objects import delete_objects
 from app.services.progress import ProgressWriter
 from app.services.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
 from app.services.staging import StagedAudio, staged_audio
@@ -48,14 +47,19 @@ log = structlog.get_logger()
 RETRIED = "retried"
 _SIGN_OF_LIFE_SECONDS = 1.0
 _RECOVERY_SECONDS = 1.0
+_TIDY_SECONDS = 4.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Begun:
-    """What a lease has begun: the attempt's temporary keys' stem, and the number before it."""
+    """What a lease has begun: the attempt's temporary keys' stem, and the number before it.
+
+    ``is_placing``: the audio may be in its place, though the row does not say so.
+    """
 
     stem: str
     attempts_before: int
+    is_placing: bool = False
 
 
 class LectureDownloads:
@@ -74,6 +78,7 @@ class LectureDownloads:
         self._work = work
         self._storage = storage
         self._scratch = scratch
+        self._stores = [scratch] if storage is scratch else [scratch, storage]
         self._pipeline = pipeline
         self._timeout_seconds = timeout_seconds
         self._begun: WeakKeyDictionary[Lease, _Begun] = WeakKeyDictionary()
@@ -164,7 +169,7 @@ class LectureDownloads:
             )
             attempt = lecture.attempt
             await attempt_files.take_kept(self._scratch, lecture.id, stem)
-        if attempt > 1:
+        if attempt > 1 or lease.crashes > 0:
             await attempt_files.take_from_killed(self._scratch, lease.subject_id, attempt, stem)
         if lease.crashes > 0 and self._storage is not self._scratch:
             await attempt_files.discard_all(self._storage, lease.subject_id, attempt)
@@ -207,6 +212,7 @@ class LectureDownloads:
         key = audio_key(lease.subject_id)
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
+            self._begun[lease].is_placing = True
             async with _kept_alive(unit.session):
                 with _machine_trouble():
                     await beside.place(key)
@@ -263,7 +269,7 @@ class LectureDownloads:
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             mark_failed(lecture, failure.failure, failure.message)
-            async with _kept_alive(unit.session):
+            async with _kept_alive(unit.session), _left_to_the_sweep():
                 await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)
             await ledger.finish(unit.session, lease, JobState.FAILED, failure.message)
@@ -272,22 +278,26 @@ class LectureDownloads:
     async def _keep(self, lease: Lease) -> None:
         """Keep what the lease's attempt has fetched.  Under the lock: the next one takes it."""
         begun = self._begun.get(lease)
-        if begun is not None:
+        if begun is None:
+            return
+        async with _left_to_the_sweep():
             await attempt_files.keep(self._scratch, lease.subject_id, begun.stem)
+            if begun.is_placing:
+                await self._storage.delete_file(audio_key(lease.subject_id))
 
     async def _discard(self, lease: Lease, attempt: int) -> None:
-        """Delete what attempts have fetched, and what one that was killed may have put.
+        """Delete what attempts have fetched or put.
 
-        Under the row lock no other attempt can have put an object since.  A store that fails leaves
-        it to the sweep.
+        Under the row lock no other attempt can have put an object since.
         """
         begun = self._begun.get(lease)
-        stem = begun.stem if begun else None
-        await attempt_files.discard(self._scratch, lease.subject_id, stem)
+        if begun is not None:
+            await discard_part(self._scratch, begun.stem)
+        await self._scratch.delete_files(attempt_files.kept_keys(lease.subject_id))
         if lease.crashes > 0:
-            for store in {self._scratch, self._storage}:
+            for store in self._stores:
                 await attempt_files.discard_all(store, lease.subject_id, attempt)
-            await delete_objects(self._storage, [audio_key(lease.subject_id)])
+        await self._storage.delete_file(audio_key(lease.subject_id))
 
     async def _locked(self, unit: UnitOfWork, lease: Lease) -> Lecture:
         """Lock the lecture and check the lease; the lecture first, as everyone does."""
@@ -330,6 +340,16 @@ async def _ping(session: AsyncSession) -> None:
             await asyncio.shield(ping)
         finally:
             await ended(ping)
+
+
+@asynccontextmanager
+async def _left_to_the_sweep() -> AsyncIterator[None]:
+    """Tidy for a moment; what a store in trouble does not let go is no reason to do no more."""
+    try:
+        async with asyncio.timeout(_TIDY_SECONDS):
+            yield
+    except (StorageError, OSError):
+        log.warning("files_left_to_the_sweep", exc_info=True)
 
 
 @contextmanager

@@ -93,12 +93,12 @@ async def retry_download(
 
 
 async def cancel_download(
-    work: Work, storage: ObjectStore, viewer: Viewer, lecture_id: UUID
+    work: Work, scratch: ObjectStore, viewer: Viewer, lecture_id: UUID
 ) -> Lecture:
     """Stop a PENDING or DOWNLOADING lecture: FAILED with CANCELLED; its worker is rung.
 
     What its worker has fetched is the worker's to delete; what waited for the next attempt goes
-    here, or with the sweep where it is on a worker's own disk.
+    here, or with the sweep where it is on another machine's disk.
     """
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
@@ -109,7 +109,7 @@ async def cancel_download(
         await stop_job(unit, lecture.id)
         mark_failed(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
         cancelled = await _changed(unit, viewer, lecture)
-    await delete_objects(storage, kept_keys(cancelled.id))
+    await delete_objects(scratch, kept_keys(cancelled.id))
     return cancelled
 
 

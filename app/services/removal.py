@@ -33,7 +33,7 @@ class Removal:
 
 
 async def unlink_lecture(
-    work: Work, storage: ObjectStore, viewer: Viewer, lecture_id: UUID
+    work: Work, storage: ObjectStore, scratch: ObjectStore, viewer: Viewer, lecture_id: UUID
 ) -> Removal:
     """Remove the viewer's link; the last one out stops the download and removes everything."""
     keys: list[str] = []
@@ -51,11 +51,13 @@ async def unlink_lecture(
         unit.wake("lecture", lecture.id, viewer.id)
         removal = Removal(lecture.id, last)
     await delete_objects(storage, keys)
+    if last:
+        await delete_objects(scratch, kept_keys(removal.item_id))
     return removal
 
 
 async def delete_lecture(
-    work: Work, storage: ObjectStore, viewer: Viewer, lecture_id: UUID
+    work: Work, storage: ObjectStore, scratch: ObjectStore, viewer: Viewer, lecture_id: UUID
 ) -> UUID:
     """Remove the lecture for all users at once; admins only."""
     require_admin(viewer)
@@ -65,6 +67,7 @@ async def delete_lecture(
         keys = await remove_lecture(unit, lecture)
         removed = lecture.id
     await delete_objects(storage, keys)
+    await delete_objects(scratch, kept_keys(removed))
     return removed
 
 
@@ -109,7 +112,7 @@ async def remove_lecture(unit: UnitOfWork, lecture: Lecture) -> list[str]:
     await stop_job(unit, lecture.id)
     await unit.session.execute(delete(Lecture).where(Lecture.id == lecture.id))
     keys = {audio_key(lecture.id), lecture.audio_storage_key, lecture.transcript_storage_key}
-    return [*filter(None, keys), *kept_keys(lecture.id)]
+    return [key for key in keys if key is not None]
 
 
 async def remove_document(unit: UnitOfWork, document: Document) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +18,7 @@ from app.db.ledger import Lease
 from app.db.models import Lecture
 from app.domain import JobKind, JobState, LectureFailure, LectureStatus
 from app.embedded.panopto import PanoptoSimulator, Recording
-from app.errors import LeaseLost
+from app.errors import LeaseLost, StorageError
 from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pipeline import AudioPipeline
@@ -54,6 +55,8 @@ class Bucket(MemoryStorage):
         super().__init__()
         self.storing: Gate | None = None
         self.moving: Gate | None = None
+        self.moved: Gate | None = None
+        self.keeps_what_is_moved = False
 
     async def store_file(self, key: str, chunks: AsyncIterator[bytes]) -> StoredFileMeta:
         if self.storing:
@@ -63,7 +66,13 @@ class Bucket(MemoryStorage):
     async def move_file(self, key: str, new_key: str) -> None:
         if self.moving:
             await self.moving.pass_through()
+        if self.keeps_what_is_moved:
+            async with self.open_file(key) as opened:
+                await super().store_file(new_key, opened.chunks)
+            raise StorageError("The file could not be stored.")
         await super().move_file(key, new_key)
+        if self.moved:
+            await self.moved.pass_through()
 
     async def keys(self) -> set[str]:
         return {found.key async for found in self.list_files()}
@@ -137,7 +146,7 @@ async def test_a_cancel_need_not_wait_for_the_upload(scene: Scene) -> None:
     await scene.bucket.storing.reached.wait()
     work = scene.backends.work
     cancelled = await asyncio.wait_for(
-        cancel_download(work, scene.bucket, OPERATOR, scene.lecture_id), 3
+        cancel_download(work, scene.scratch, OPERATOR, scene.lecture_id), 3
     )
     assert cancelled.failure is LectureFailure.CANCELLED
     scene.bucket.storing.opened.set()
@@ -248,6 +257,60 @@ async def test_a_source_that_answers_well_forgives_earlier_trouble(
     assert tuple(row) == (0, 0)
 
 
+async def test_a_first_attempt_killed_at_its_start_leaves_nothing(scene: Scene) -> None:
+    """Killed before its number was written down, but after it took what had been kept."""
+    for suffix in (".part", ".note"):
+        await _write(scene.scratch, f"audio/{scene.lecture_id}_source.1.aaaaaaaa{suffix}")
+    await scene.claim()
+    assert await scene.downloads.run(await scene.claim()) == JobState.DONE
+    assert await files_in(scene.scratch) == []
+
+
+async def test_scratch_in_trouble_is_a_failed_attempt_and_no_crash(
+    scene: Scene, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording.faults.media_status = 503
+    lease = await scene.claim()
+    running = asyncio.create_task(scene.downloads.run(lease))
+    await wait_until(lambda: _status_is(scene, LectureStatus.DOWNLOADING), "it has begun")
+
+    def broken(key: str) -> Path:
+        raise StorageError("The file could not be stored.")
+
+    monkeypatch.setattr(scene.scratch, "path_of", broken)
+    assert await running == RETRIED
+    async with scene.backends.sessions() as session:
+        row = (await session.execute(text("SELECT state, attempt, crashes FROM jobs"))).one()
+    assert tuple(row) == ("queued", 1, 0)
+
+
+async def _status_is(scene: Scene, status: LectureStatus) -> bool:
+    return (await scene.lecture()).status is status
+
+
+async def test_a_move_that_fails_half_way_leaves_nothing_at_the_end(scene: Scene) -> None:
+    scene.bucket.keeps_what_is_moved = True
+    async with scene.backends.sessions.begin() as session:
+        await session.execute(text("UPDATE jobs SET attempt = 4"))
+    assert await scene.downloads.run(await scene.claim()) == JobState.FAILED
+    assert await scene.bucket.keys() == set()
+    assert await files_in(scene.scratch) == []
+
+
+async def test_what_is_handed_back_after_the_move_leaves_nothing(scene: Scene) -> None:
+    scene.bucket.moved = Gate()
+    lease = await scene.claim()
+    running = asyncio.create_task(scene.downloads.run(lease))
+    await scene.bucket.moved.reached.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await scene.downloads.hand_back(lease)
+    assert await scene.bucket.keys() == set()
+    lecture = await scene.lecture()
+    assert (lecture.status, lecture.attempt) == (LectureStatus.PENDING, 0)
+
+
 async def _write(storage: LocalStorage | MemoryStorage, *keys: str) -> None:
     async def content() -> AsyncIterator[bytes]:
         yield b"x"
@@ -262,7 +325,7 @@ async def _nothing_left(scene: Scene) -> bool:
 
 async def test_what_waits_for_the_next_attempt_goes_with_the_lecture(scene: Scene) -> None:
     kept = attempt_files.kept_keys(scene.lecture_id)
-    await _write(scene.bucket, *kept)
+    await _write(scene.scratch, *kept)
     work = scene.backends.work
-    await cancel_download(work, scene.bucket, OPERATOR, scene.lecture_id)
+    await cancel_download(work, scene.scratch, OPERATOR, scene.lecture_id)
     await wait_until(lambda: _nothing_left(scene), "what was kept is gone", timeout_seconds=3)

@@ -271,7 +271,9 @@ async def test_what_was_left_behind_does_not_wait_for_a_slot(
         assert states == [JobState.QUEUED, JobState.RUNNING, JobState.RUNNING]
 
 
-async def test_beside_a_suspect_nothing_is_claimed(sessions: Sessions, wakeups: Wakeups) -> None:
+async def test_beside_a_suspect_nothing_new_is_claimed(
+    sessions: Sessions, wakeups: Wakeups
+) -> None:
     handler = Recorder(sessions)
     (suspect,) = await queue(sessions)
     async with sessions.begin() as session:
@@ -285,6 +287,16 @@ async def test_beside_a_suspect_nothing_is_claimed(sessions: Sessions, wakeups: 
             await asyncio.sleep(0.1)
         assert (await job_of(sessions, suspect)).state is JobState.RUNNING
         assert (await job_of(sessions, other)).state is JobState.QUEUED
+
+        # What another worker left behind need not wait for its end, which may be hours away.
+        async with sessions.begin() as session:
+            await ledger.claim(session, [KIND], 1, 3600, Claimant("dead"))
+            await ledger.end_leases_of(session, ["dead"])
+        runner.ring()
+        await wait_until(lambda: handler.events.count("run") == 2, "the one left behind runs")
+        assert (await job_of(sessions, other)).holder == runner.holder
+        (last,) = await queue(sessions)
         async with sessions.begin() as session:
             await ledger.close_job(session, KIND, suspect)
-        await wait_until(lambda: handler.events.count("run") == 2, "the other one runs")
+        await wait_until(lambda: handler.events.count("run") == 3, "the last one runs")
+        assert (await job_of(sessions, last)).state is JobState.RUNNING

@@ -1,0 +1,44 @@
+"""Compressed answers: undone, bounded, and refused where they are not what they say."""
+
+import gzip
+import zlib
+
+import pytest
+
+from app.ingest.encodings import TooLarge, UnknownEncoding, plain
+
+TEXT = b"#EXTM3U\n" * 1000
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [
+        (None, TEXT),
+        ("identity", TEXT),
+        ("gzip", gzip.compress(TEXT)),
+        (" GZip", gzip.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT)),
+        ("gzip", b""),
+    ],
+)
+def test_what_is_known_is_undone(encoding: str | None, content: bytes) -> None:
+    assert plain(content, encoding, len(TEXT)) == (TEXT if content else b"")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [
+        ("br", TEXT),
+        ("gzip", TEXT),
+        ("gzip", gzip.compress(TEXT)[:-9]),
+        ("gzip, gzip", gzip.compress(gzip.compress(TEXT))),
+    ],
+)
+def test_what_is_not_known_is_refused(encoding: str, content: bytes) -> None:
+    with pytest.raises(UnknownEncoding):
+        plain(content, encoding, len(TEXT))
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    with pytest.raises(TooLarge):
+        plain(gzip.compress(bytes(100_000_000)), "gzip", 1000)
