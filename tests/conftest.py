@@ -1,6 +1,7 @@
 """Real servers for every test: one PostgreSQL and one Redis per pytest process, clean per test."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from tests.serving import ISSUER_KEY, issuer_directory
 
 pytest_plugins = ["tests.panopto", "tests.s3"]
 
+_ENOUGH_MEMORY_BYTES = 4 * 1024**3
 _OURS = tuple(name.upper() for name in Settings.model_fields)
 
 
@@ -31,10 +33,19 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Path]:
-    """A directory with a path short enough for sockets."""
-    directory = Path(tempfile.mkdtemp(prefix="sb-"))
+    """A directory with a path short enough for sockets, in memory where there is enough of it."""
+    directory = Path(tempfile.mkdtemp(prefix="sb-", dir=_memory_file_system()))
     yield directory
     shutil.rmtree(directory)
+
+
+def _memory_file_system() -> str | None:
+    """Return where files cost no disk: a database is made there in a tenth of the time."""
+    memory = Path("/dev/shm")
+    is_usable = memory.is_dir() and os.access(memory, os.W_OK)
+    if is_usable and shutil.disk_usage(memory).free > _ENOUGH_MEMORY_BYTES:
+        return str(memory)
+    return None
 
 
 @pytest.fixture(scope="session")
