@@ -55,6 +55,12 @@ def value(response: httpx.Response) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late answers of Redis let requests through uncounted; a busy machine's are late as well."""
+    monkeypatch.setattr("app.services.quotas._PATIENCE_SECONDS", 30.0)
+
+
 async def test_accepted_downloads_count_and_the_answer_tells_what_is_left(
     service_settings: Settings, simulator: PanoptoSimulator
 ) -> None:
