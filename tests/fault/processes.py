@@ -1,19 +1,43 @@
-"""`studybuddy` processes of one test: started, told apart by name, and seen to their end."""
+"""`studybuddy` processes of one test: started, told apart by name, and seen to their end.
 
+They are forked from one process that has imported the program, which is most of what a start costs;
+nothing has run there.  All of them end with the tests, however these end.
+"""
+
+import ctypes
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
 
-from app.embedded.process import spawn
 from app.settings import Settings
 from tests.wait import wait_until
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["app.cli", "app.main", "app.worker", "tests.fault.processes"])
+_PR_SET_PDEATHSIG = 1
+
+
+def _run(command: str, environment: Mapping[str, str], log: Path) -> None:
+    """Be `studybuddy COMMAND`, in a session of its own, with the log for both outputs."""
+    from app.cli import main
+
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND)
+    for number, file in enumerate((nothing, output, output)):
+        os.dup2(file, number)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # as after exec; what they forked from ends with us
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(main([command]))
 
 
 @dataclass
@@ -22,23 +46,24 @@ class Deployment:
 
     settings: Settings
     logs: Path
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    running: dict[str, BaseProcess] = field(default_factory=dict)
     pids: set[int] = field(default_factory=set)
 
-    def start(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, **environment: str) -> None:
         """Start ``api``, ``worker``, or another worker as ``worker-2``."""
         self.logs.mkdir(exist_ok=True)
-        with self._log(name).open("ab") as log:
-            # Leashed: a pytest that is killed runs no clean-up.
-            process = spawn(
-                [sys.executable, "-m", "app.cli", name.partition("-")[0]],
-                death_signal=signal.SIGKILL,
-                environment={**os.environ, **self._environment(), **environment},
-                output=log,
-            )
+        self._log(name).touch()
+        whole = {**os.environ, **self._environment(), **environment}
+        process = _FORKS.Process(target=_run, args=(name.partition("-")[0], whole, self._log(name)))
+        process.start()
         self.running[name] = process
-        self.pids.add(process.pid)
-        return process
+        self.pids.add(self.pid_of(name))
+
+    def pid_of(self, name: str) -> int:
+        """Return the process id of one that was started."""
+        pid = self.running[name].pid
+        assert pid is not None
+        return pid
 
     async def ready(self, name: str) -> None:
         """Wait until the process does its work."""
@@ -65,24 +90,25 @@ class Deployment:
         """SIGKILL it and wait for its end."""
         process = self.running.pop(name)
         process.kill()
-        process.wait()
+        process.join()
 
     async def terminate(self, name: str, timeout_seconds: float) -> int:
         """SIGTERM it, wait for its end, and return its exit code."""
         process = self.running.pop(name)
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
-            ended = lambda: process.poll() is not None  # noqa: E731
+            ended = lambda: process.exitcode is not None  # noqa: E731
             await wait_until(ended, f"{name} has ended", timeout_seconds=timeout_seconds)
         finally:
             process.kill()
-            code = process.wait()
-        return code
+            process.join()
+        assert process.exitcode is not None
+        return process.exitcode
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
         """SIGSTOP it while the block runs."""
-        pid = self.running[name].pid
+        pid = self.pid_of(name)
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

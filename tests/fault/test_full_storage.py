@@ -66,7 +66,7 @@ async def test_processes_start_on_a_full_disk_and_work_once_there_is_room(
         assert (await ada.upload(service.course, pdf))["created"] is True
         assert (await ada.request(service.course, url))["lecture"]["id"] == lecture_id
         await ada.until(lecture_id, "COMPLETED")
-    assert {process.poll() for process in deployment.running.values()} == {None}
+    assert {process.exitcode for process in deployment.running.values()} == {None}
 
 
 def _fill(disk: Path) -> Path:
@@ -81,7 +81,7 @@ def _fill(disk: Path) -> Path:
 
 async def _answers(deployment: Deployment, http: httpx.AsyncClient) -> None:
     async def alive() -> bool:
-        assert deployment.running["api"].poll() is None, deployment.log_of("api")
+        assert deployment.running["api"].exitcode is None, deployment.log_of("api")
         try:
             return (await http.get("/health/live")).status_code == 200
         except httpx.TransportError:

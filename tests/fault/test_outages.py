@@ -66,7 +66,7 @@ async def _without_redis(
     assert time.monotonic() - returned < RESUMES_WITHIN_SECONDS
     await assert_one_effect(service, deployment, database)
     for name in ("api", "worker"):
-        assert deployment.running[name].poll() is None
+        assert deployment.running[name].exitcode is None
 
 
 async def _flush(server: EmbeddedRedis) -> None:
@@ -150,7 +150,7 @@ async def test_a_full_disk(service: Service, deployment: Deployment, media: Path
     database, ada = Database(service.settings.database_url or ""), service.user("ada")
     big = make_pdf(1, "x" * 300_000)
     for name in ("api", "worker"):
-        _limit_files(deployment.running[name].pid, 100_000)
+        _limit_files(deployment.pid_of(name), 100_000)
     response = await ada.post_upload(service.course, big, "big.pdf", "application/pdf")
     assert response.status_code == 507
     (error,) = response.json()["errors"]
@@ -165,7 +165,7 @@ async def test_a_full_disk(service: Service, deployment: Deployment, media: Path
     assert await database.rows("SELECT 1 FROM documents") == []
 
     for name in ("api", "worker"):
-        _limit_files(deployment.running[name].pid, resource.RLIM_INFINITY)
+        _limit_files(deployment.pid_of(name), resource.RLIM_INFINITY)
     assert (await ada.upload(service.course, big))["created"] is True
     assert (await ada.request(service.course, url))["lecture"]["id"] == lecture_id
     await ada.until(lecture_id, "COMPLETED")
