@@ -51,6 +51,8 @@ def deployment(fault_settings: Settings, tmp_path: Path) -> Iterator[Deployment]
     deployment = Deployment(fault_settings, tmp_path / "logs")
     yield deployment
     deployment.kill_all()
+    for log in sorted(deployment.logs.glob("*.log")):  # shown where the test has failed
+        print(f"--- {log.name}", *log.read_text().splitlines()[-40:], sep="\n")
     assert deployment.strays() == []
 
 

@@ -29,7 +29,7 @@ class Database:
         return {row[0]: (row[1], row[2]) for row in found}
 
 
-async def all_ended(database: Database, count: int, timeout_seconds: float = 60) -> None:
+async def all_ended(database: Database, count: int, timeout_seconds: float = 120) -> None:
     """Wait until there are so many lectures, each COMPLETED or FAILED."""
 
     async def ended() -> bool:
@@ -61,5 +61,5 @@ async def assert_one_effect(service: Service, deployment: Deployment, database: 
     documents = await database.rows("SELECT storage_key FROM documents")
     expected |= {row["storage_key"] for row in documents}
     description = "the sweep has left one object for each row"
-    await wait_until(lambda: service.stored() == expected, description, timeout_seconds=20)
+    await wait_until(lambda: service.stored() == expected, description)
     assert deployment.strays() == []

@@ -68,10 +68,10 @@ class Deployment:
     async def ready(self, name: str) -> None:
         """Wait until the process does its work."""
         if name == "api":
-            await wait_until(self._api_is_ready, "the API is ready", timeout_seconds=30)
+            await wait_until(self._api_is_ready, "the API is ready")
         else:
             started = "the worker has started"
-            await wait_until(lambda: self.says(name, "worker_started"), started, timeout_seconds=30)
+            await wait_until(lambda: self.says(name, "worker_started"), started)
 
     async def restart(self, name: str) -> None:
         """Start it again after its end, and wait until it does its work."""

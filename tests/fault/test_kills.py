@@ -116,7 +116,7 @@ async def _taken_up_again(database: Database, lecture_id: str, attempt: int) -> 
         status, now = (await database.attempts())[lecture_id]
         return "again" if now > attempt else status if status in {"completed", "failed"} else None
 
-    how = await wait_until(moved, "an orphan is taken up", timeout_seconds=30)
+    how = await wait_until(moved, "an orphan is taken up")
     return time.monotonic() if how == "again" else None
 
 
@@ -190,10 +190,10 @@ async def _pause(service: Service, deployment: Deployment, media: Path) -> None:
     with deployment.paused("worker"):
         deployment.start("worker-2")
         await deployment.ready("worker-2")
-        await all_ended(database, known + 4, timeout_seconds=40)
+        await all_ended(database, known + 4, timeout_seconds=120)
         query = "SELECT id, revision, updated_at, attempt FROM lectures ORDER BY id"
         before = await database.rows(query)
-    await wait_until(lambda: _renews_again(database, deployment), "it is awake", timeout_seconds=10)
+    await wait_until(lambda: _renews_again(database, deployment), "it is awake")
     assert await database.rows(query) == before
     await assert_one_effect(service, deployment, database)
 
