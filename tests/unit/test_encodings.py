@@ -20,6 +20,7 @@ TEXT = b"#EXTM3U\n" * 1000
         ("deflate", zlib.compress(TEXT)),
         ("gzip", b""),
     ],
+    ids=["none", "identity", "gzip", "spelled otherwise", "deflate", "empty"],
 )
 def test_what_is_known_is_undone(encoding: str | None, content: bytes) -> None:
     assert plain(content, encoding, len(TEXT)) == (TEXT if content else b"")
@@ -33,6 +34,7 @@ def test_what_is_known_is_undone(encoding: str | None, content: bytes) -> None:
         ("gzip", gzip.compress(TEXT)[:-9]),
         ("gzip, gzip", gzip.compress(gzip.compress(TEXT))),
     ],
+    ids=["unknown", "not gzip", "cut short", "twice"],
 )
 def test_what_is_not_known_is_refused(encoding: str, content: bytes) -> None:
     with pytest.raises(UnknownEncoding):
