@@ -8,13 +8,12 @@ the keys of a role, a lifecycle rule of the bucket has to do it (docs/spaces.md)
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
 import structlog
-from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from app.errors import InvalidKey, ObjectNotFound, StorageError
@@ -31,6 +30,7 @@ from app.storage.protocol import (
     checked_prefix,
     checked_range,
 )
+from app.storage.s3_errors import errors_of_moving, errors_of_reading, errors_of_writing
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -87,7 +87,7 @@ class S3Storage:
         checked_key(key)
         content = _Digested(chunks)
         start = await content.take(_PART_BYTES)
-        with _errors_of_writing():
+        with errors_of_writing():
             if content.ended:
                 await obstore.put_async(self._store, key, start, use_multipart=False)
         if not content.ended:
@@ -109,7 +109,7 @@ class S3Storage:
 
     async def stat_file(self, key: str) -> ObjectInfo:
         """Return the object's size and time of last write."""
-        with _errors_of_reading():
+        with errors_of_reading():
             return _info(await obstore.head_async(self._store, checked_key(key)))
 
     async def get_file_url(
@@ -132,7 +132,7 @@ class S3Storage:
             return self._bucket.signed_url(credentials, method, path, pinned, expires_seconds)
         if presented_as is not None:
             return None
-        with _errors_of_reading():
+        with errors_of_reading():
             lifetime = timedelta(seconds=expires_seconds)
             return await obstore.sign_async(self._store, method, key, lifetime)
 
@@ -142,20 +142,20 @@ class S3Storage:
         if key == new_key:
             await self.stat_file(key)
             return
-        with _errors_of_moving():
+        with errors_of_moving():
             await obstore.copy_async(self._store, *paths)
             await obstore.delete_async(self._store, key)
 
     async def delete_file(self, key: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         checked_key(key)
-        with contextlib.suppress(ObjectNotFound), _errors_of_reading():
+        with contextlib.suppress(ObjectNotFound), errors_of_reading():
             await obstore.delete_async(self._store, key)
 
     async def delete_files(self, keys: Sequence[str]) -> None:
         """Delete the objects, a thousand with each request."""
         paths = [checked_key(key) for key in keys]
-        with _errors_of_reading():
+        with errors_of_reading():
             await obstore.delete_async(self._store, paths)
 
     async def list_files(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
@@ -167,7 +167,7 @@ class S3Storage:
         folder, _, name = checked_prefix(prefix).rpartition("/")
         offset = (prefix[:-1] or None) if name else None
         pages = obstore.list(self._store, folder or None, offset=offset, chunk_size=_LISTED_AT_ONCE)
-        with _errors_of_reading():
+        with errors_of_reading():
             async for page in pages:
                 for meta in page:
                     if meta["path"].startswith(prefix):
@@ -202,7 +202,7 @@ class S3Storage:
         pages = obstore.list(self._store, "-", chunk_size=1)
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
-                with _errors_of_reading():
+                with errors_of_reading():
                     await anext(aiter(pages), None)
         except TimeoutError as error:
             raise StorageError("The object store does not answer.") from error
@@ -224,7 +224,7 @@ class S3Storage:
         elif start:
             options["range"] = {"offset": start}
         try:
-            with _errors_of_reading():
+            with errors_of_reading():
                 return await obstore.get_async(self._store, key, options=options)
         except ObjectNotFound:
             raise
@@ -246,7 +246,7 @@ class S3Storage:
             while batch := await content.next_batch():
                 await handoff.give(batch, upload)
             await handoff.give(None, upload)
-            with _errors_of_writing():
+            with errors_of_writing():
                 await asyncio.shield(upload)
         finally:
             await self._abort(upload, handoff)
@@ -323,7 +323,7 @@ class _Handoff:
         finally:
             giving.cancel()
         if upload.done():
-            with _errors_of_writing():
+            with errors_of_writing():
                 upload.result()
 
     def abort(self) -> None:
@@ -362,33 +362,6 @@ def _parameters_of(presentation: Presentation | None) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def _errors_of_writing() -> Iterator[None]:
-    try:
-        yield
-    except (BaseError, OSError, ValueError) as error:
-        raise StorageError("The file could not be stored.") from error
-
-
-@contextlib.contextmanager
-def _errors_of_moving() -> Iterator[None]:
-    with _errors_of_writing():
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise ObjectNotFound from error
-
-
-@contextlib.contextmanager
-def _errors_of_reading() -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ObjectNotFound from error
-    except (BaseError, OSError, ValueError) as error:
-        raise StorageError("The stored object could not be read.") from error
-
-
 def _info(meta: "ObjectMeta") -> ObjectInfo:
     return ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
 
@@ -396,7 +369,7 @@ def _info(meta: "ObjectMeta") -> ObjectInfo:
 async def _chunks_of(found: "GetResult") -> AsyncIterator[bytes]:
     chunks = aiter(found.stream(min_chunk_size=_READ_BYTES))
     while True:
-        with _errors_of_reading():
+        with errors_of_reading():
             chunk = await anext(chunks, None)
         if chunk is None:
             return
