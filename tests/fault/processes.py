@@ -7,6 +7,7 @@ nothing has run there.  All of them end with the tests, however these end.
 import ctypes
 import multiprocessing
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -120,9 +121,15 @@ class Deployment:
             self.kill(name)
 
     def strays(self) -> list[str]:
-        """Return the command lines of media children whose parent, one of ours, is gone."""
-        alive = {process.pid for process in self.running.values()}
-        return [line for line, parent in _media_children() if parent in self.pids - alive]
+        """Return the media children that outlive their parent, one of ours, by three seconds.
+
+        The parent's death ends them at once, but for one whose interpreter is just starting.
+        """
+        gone = self.pids - {process.pid for process in self.running.values()}
+        orphans = [child for child in _media_children() if child.parent in gone]
+        return [
+            f"{child.pid} {child.line}" for child in orphans if not child.ends(within_seconds=3)
+        ]
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -144,8 +151,26 @@ class Deployment:
                 return False
 
 
-def _media_children() -> Iterator[tuple[str, int]]:
-    """Yield the command line and the named parent of every sandbox child of this machine."""
+@dataclass(frozen=True)
+class _MediaChild:
+    pid: int
+    parent: int  # as its command line tells it
+    line: str
+
+    def ends(self, within_seconds: float) -> bool:
+        """Wait for its end; ``False`` where it did not come in time."""
+        try:
+            process = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return bool(select.select([process], [], [], within_seconds)[0])
+        finally:
+            os.close(process)
+
+
+def _media_children() -> Iterator[_MediaChild]:
+    """Yield every sandbox child of this machine."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -153,4 +178,4 @@ def _media_children() -> Iterator[tuple[str, int]]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if words and "app.ingest.child_process" in " ".join(words) and words[-1].isdigit():
-                yield " ".join(words), int(words[-1])
+                yield _MediaChild(int(folder.name), int(words[-1]), " ".join(words))
