@@ -7,7 +7,7 @@ ring was lost, whose time has come, or whose worker died is found without anyone
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -19,6 +19,7 @@ from app.db import ledger
 from app.db.contact import Contact, prolonged
 from app.db.ledger import LEASE_SECONDS, MAX_CRASHES, Claimant, Held, Lease
 from app.db.outages import is_outage
+from app.db.silence import end_silent_clients
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 from app.events.wakeups import Wakeups
@@ -208,9 +209,7 @@ class JobRunner:
         holds_suspect = any(lease.is_suspect for lease in in_lane)
         # Nothing new goes beside a suspect; what another worker left behind does not wait for it.
         free = min(0, lane.slots - len(in_lane)) if holds_suspect else lane.slots - len(in_lane)
-        if free + RECOVERY_SLOTS <= 0:
-            return
-        if self._stopped.is_set():
+        if free + RECOVERY_SLOTS <= 0 or self._stopped.is_set():
             return
         async with self.sessions.begin() as session:
             claimant = self._claimant(is_empty=not in_lane)
@@ -219,14 +218,18 @@ class JobRunner:
             self._start(lease, handlers[lease.kind])
 
     def _claimant(self, *, is_empty: bool) -> Claimant:
-        lease = timedelta(seconds=LEASE_SECONDS)
         return Claimant(
             holder=self.holder,
-            trusted_until=self._contact.trusted_until(lease) if self._contact else None,
+            trusted_until=self._trusted_until(),
             has_suspect=any(lease.is_suspect for lease in self._held()),
             is_empty=is_empty,
             recovery_slots=RECOVERY_SLOTS,
         )
+
+    def _trusted_until(self) -> datetime | None:
+        """Return until when what has not been heard of is known to be gone; None if not yet."""
+        lease = timedelta(seconds=LEASE_SECONDS)
+        return self._contact.trusted_until(lease) if self._contact else None
 
     def _held(self) -> list[Lease]:
         return [running.lease for running in self._running.values()]
@@ -311,7 +314,7 @@ class JobRunner:
             pause = HEARTBEAT_SECONDS if renewed else HEARTBEAT_RETRY_SECONDS
 
     async def _watch_forever(self) -> None:
-        """Look who holds what, and whether the holders of this machine are there."""
+        """Look who holds what, whether those of this machine are there, and who says nothing."""
         while True:
             try:
                 await self._look_around()
@@ -330,6 +333,9 @@ class JobRunner:
             if gone and await ledger.end_leases_of(session, gone):
                 log.warning("holders_gone", processes=len(gone))
                 self.ring()
+            trusted_until = self._trusted_until()
+            if trusted_until and (ended := await end_silent_clients(session, trusted_until)):
+                log.warning("silent_clients_ended", transactions=ended)
 
     def _is_gone(self, holder: str) -> bool:
         other = ProcessName.parse(holder)
