@@ -11,7 +11,7 @@ session state, so a transaction-mode PgBouncer may stand in between.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import CursorResult, func, text, update
@@ -24,21 +24,24 @@ from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 
 LEASE_SECONDS = 6.0
-MAX_CRASHES = 3
-"""How many workers may die holding a job before it counts as the one that kills them."""
+MAX_CRASHES_ALONE = 3
+"""How many workers may die with nothing but this job in hand, before it counts as their killer."""
+SUSPECT_CRASHES = 2
+"""With how many dead workers, whatever else they held, a job is given a process of its own."""
+_TOGETHER = timedelta(seconds=3)
+"""More than one heartbeat: the leases of one dead worker run out within this time."""
 USERS_LOOKED_AT = 64
 JOBS_LOOKED_AT = 10
 PUT_OFF_LOOKED_AT = 500
-SUSPECT_WAITS = timedelta(minutes=1)
 _OPEN = text("state IN ('queued', 'running')")
-_ALWAYS = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Lease:
     """A claimed job: what to do, how it went so far, and the token that proves the claim.
 
-    ``attempt`` counts earlier transient failures, ``crashes`` the workers that died holding it.
+    ``attempt`` counts earlier transient failures, ``crashes`` the workers that died holding it, and
+    ``crashes_alone`` those that held nothing else.
     """
 
     job_id: UUID
@@ -47,11 +50,17 @@ class Lease:
     token: UUID
     attempt: int
     crashes: int
+    crashes_alone: int = 0
 
     @property
     def is_suspect(self) -> bool:
-        """Whether one more dead worker closes the job for good."""
-        return self.crashes == MAX_CRASHES - 1
+        """Whether it may be what its workers died of."""
+        return self.crashes >= SUSPECT_CRASHES
+
+    @property
+    def is_killer(self) -> bool:
+        """Whether there is no doubt of it any more."""
+        return self.crashes_alone >= MAX_CRASHES_ALONE
 
 
 async def open_job(
@@ -103,38 +112,22 @@ async def close_job(session: AsyncSession, kind: JobKind, subject_id: UUID) -> U
 _CLAIM = text(CLAIM)
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
-    """Who claims, and what it has in hand already.
-
-    ``holder`` names the claiming process to those that may learn of its end before the lease tells.
-    ``trusted_until`` is `Contact.trusted_until`: from then on, or with None, no lease that merely
-    ran out is taken over.  ``has_suspect``: the worker holds one; ``is_empty``: the lane holds
-    nothing.  Work that was left behind may exceed the claim's limit by ``recovery_slots``.
-    """
-
-    holder: str | None = None
-    trusted_until: datetime | None = _ALWAYS
-    has_suspect: bool = False
-    is_empty: bool = True
-    recovery_slots: int = 0
-
-
-_ANYONE = Claimant()
-
-
 async def claim(
     session: AsyncSession,
     kinds: Sequence[JobKind],
     limit: int,
     lease_seconds: float = LEASE_SECONDS,
-    claimant: Claimant = _ANYONE,
+    *,
+    holder: str | None = None,
+    recovery_slots: int = 0,
 ) -> list[Lease]:
-    """Claim up to ``limit`` due jobs: queued ones, and ones that their holder has left behind.
+    """Claim up to ``limit`` due jobs: queued ones, and ones that an ended holder has left behind.
 
-    A suspect is claimed alone, or, if it has waited for long, as one among others.
+    The latter may exceed the limit by ``recovery_slots``.  ``holder`` names the claiming process to
+    those that may learn of its end before the lease tells.
     """
-    rows = await session.execute(_CLAIM, claim_parameters(kinds, limit, lease_seconds, claimant))
+    parameters = claim_parameters(kinds, limit, lease_seconds, holder, recovery_slots)
+    rows = await session.execute(_CLAIM, parameters)
     return [Lease(row[0], JobKind(row[1]), *row[2:]) for row in rows]
 
 
@@ -142,10 +135,11 @@ def claim_parameters(
     kinds: Sequence[JobKind],
     limit: int,
     lease_seconds: float = LEASE_SECONDS,
-    claimant: Claimant = _ANYONE,
+    holder: str | None = None,
+    recovery_slots: int = 0,
 ) -> dict[str, object]:
     """Return what the claim's statement is run with."""
-    recovery_limit = max(0, limit + claimant.recovery_slots)
+    recovery_limit = max(0, limit + recovery_slots)
     return {
         "kinds": [kind.value for kind in kinds],
         "limit": limit,
@@ -156,12 +150,7 @@ def claim_parameters(
         # More than the limit: another worker may be claiming the first of them right now.
         "jobs": recovery_limit + JOBS_LOOKED_AT,
         "put_off": PUT_OFF_LOOKED_AT,
-        "trusted_until": claimant.trusted_until,
-        "suspect_at": MAX_CRASHES - 1,
-        "suspect_waits": SUSPECT_WAITS,
-        "has_suspect": claimant.has_suspect,
-        "is_empty": claimant.is_empty,
-        "holder": claimant.holder,
+        "holder": holder,
     }
 
 
@@ -190,16 +179,17 @@ async def heartbeat(
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lease as everyone sees it: whose it is, as far as that is known."""
+    """A lease as everyone sees it: whose it is, as far as that is known, and whether it ran out."""
 
     job_id: UUID
     token: UUID
     holder: str | None
+    has_run_out: bool
 
 
 _LOOK = text(
     """
-    SELECT now(), id, lease_token, holder
+    SELECT now(), id, lease_token, holder, lease_until > to_timestamp(0) AND lease_until < now()
     FROM (SELECT) AS always LEFT JOIN jobs ON state = 'running'
     """
 )
@@ -230,19 +220,67 @@ async def give_back(session: AsyncSession, leases: Iterable[Held]) -> int:
 
 _END_LEASES = text(
     """
-    UPDATE jobs SET lease_until = to_timestamp(0), updated_at = now()
-    WHERE state = 'running' AND holder = ANY(:names) AND lease_until <> to_timestamp(0)
-    RETURNING id
+    WITH held AS (
+        SELECT id, kind, lease_token, lease_until, coalesce(holder, id::text) AS holder
+        FROM jobs WHERE state = 'running'
+    ), silent AS (
+        SELECT holder FROM held
+        WHERE lease_until > to_timestamp(0) AND lease_until < now()
+          AND now() < CAST(:trusted_until AS timestamptz)
+    ), dead AS (
+        SELECT id, lease_token,
+               count(*) FILTER (WHERE kind <> 'sweep') OVER (PARTITION BY holder) AS together
+        FROM held
+        WHERE holder = ANY(:gone)
+           OR (holder IN (SELECT holder FROM silent)
+               AND lease_until < now() + CAST(:within AS interval))
+    )
+    UPDATE jobs
+    SET lease_until = to_timestamp(0), updated_at = now(), crashes = crashes + 1,
+        crashes_alone = crashes_alone
+                        + CAST(jobs.kind <> 'sweep'
+                               AND (together = 1 OR crashes_alone >= :proved - 1) AS integer)
+    FROM dead
+    WHERE jobs.id = dead.id AND jobs.lease_token = dead.lease_token
+      AND jobs.lease_until > to_timestamp(0)
+    RETURNING jobs.id
     """
 )
 
 
-async def end_leases_of(session: AsyncSession, names: Iterable[str]) -> int:
-    """End the leases of processes that are known to be gone; return how many those were.
+async def end_leases(
+    session: AsyncSession, gone: Iterable[str] = (), trusted_until: datetime | None = None
+) -> int:
+    """End the leases of workers that are gone, so that their jobs are claimed at once.
 
-    Their jobs are claimed like any whose lease has run out, at once.
+    ``gone`` names holders that are known to be.  That of others a lease has run out tells of their
+    end only until ``trusted_until`` (`Contact.trusted_until`); with None it tells nothing.  The
+    jobs have lost one more worker; one that the worker held alone, or that was twice alone before,
+    is blamed for it.  The sweep, which is never done, is no company, and never to blame.  Returns
+    how many jobs those were.
     """
-    return len((await session.execute(_END_LEASES, {"names": list(names)})).all())
+    parameters = {
+        "gone": list(gone),
+        "trusted_until": trusted_until,
+        "within": _TOGETHER,
+        "proved": MAX_CRASHES_ALONE,
+    }
+    return len((await session.execute(_END_LEASES, parameters)).all())
+
+
+_CONVICT = text(
+    """
+    UPDATE jobs
+    SET lease_until = to_timestamp(0), updated_at = now(),
+        crashes = crashes + 1, crashes_alone = crashes_alone + 1
+    WHERE id = :id AND lease_token = :token AND lease_until > to_timestamp(0)
+    """
+)
+
+
+async def convict(session: AsyncSession, lease: Lease) -> None:
+    """Blame the job for the end of the process that had nothing else to do; it is claimed anew."""
+    await session.execute(_CONVICT, {"id": lease.job_id, "token": lease.token})
 
 
 async def require_lease(session: AsyncSession, lease: Lease) -> None:
@@ -265,20 +303,18 @@ async def requeue(
     *,
     delay: timedelta = timedelta(0),
     attempt: int,
-    crashes: int | None = None,
+    forgive_crashes: bool = False,
     error: str | None = None,
 ) -> None:
-    """Put the job back for a later (or another) worker, or raise `LeaseLost`.
-
-    ``crashes`` stay as they are unless given: a job that is never done forgives them so.
-    """
+    """Put the job back for a later (or another) worker, or raise `LeaseLost`."""
     await _release(
         session,
         lease,
         state=JobState.QUEUED,
         run_at=func.now() + delay,
         attempt=attempt,
-        crashes=lease.crashes if crashes is None else crashes,
+        crashes=0 if forgive_crashes else lease.crashes,
+        crashes_alone=0 if forgive_crashes else lease.crashes_alone,
         last_error=error,
     )
 

@@ -7,14 +7,7 @@ with the queue, and among more users than that the lot decides.  Jobs that were 
 index of their own, by time, so that whoever waits for later hides nobody; of those whose time has
 come, the first ``:put_off`` take part.
 
-What an ended worker left behind goes first.  That a lease has run out tells of such an end only to
-who has been in touch with the database (`app.db.contact`); where the end is known, the lease was
-ended by hand.
-
-A job that would be closed for good by one more crash is a suspect, and so are the innocents that
-were beside it.  It goes before all others into a lane that holds nothing, and alone; only one that
-has been due for ``:suspect_waits`` is taken beside others.  No worker has two at a time.  Beside it
-the runner asks for nothing but what was left behind (``:limit`` 0).
+What an ended worker left behind goes first: a job whose lease was ended (`ledger.end_leases`).
 """
 
 NEVER_PUT_OFF = "state = 'queued' AND run_at <= created_at"
@@ -41,14 +34,14 @@ WITH RECURSIVE waiting AS (
     WHERE next.user_id <> first AND looked_at < :users
 ), found AS (
     SELECT job.* FROM waiting CROSS JOIN LATERAL (
-        SELECT kind, user_id, id, run_at, crashes FROM jobs
+        SELECT kind, user_id, id, run_at FROM jobs
         WHERE {NEVER_PUT_OFF} AND kind = waiting.kind AND user_id = waiting.user_id
           AND run_at <= now()
         ORDER BY run_at, id LIMIT :jobs
     ) AS job
     UNION ALL
     SELECT job.* FROM unnest(CAST(:kinds AS text[])) AS wanted (kind) CROSS JOIN LATERAL (
-        SELECT kind, user_id, id, run_at, crashes FROM jobs
+        SELECT kind, user_id, id, run_at FROM jobs
         WHERE {_PUT_OFF} AND kind = wanted.kind AND run_at <= now()
         ORDER BY run_at, id LIMIT :put_off
     ) AS job
@@ -57,29 +50,17 @@ WITH RECURSIVE waiting AS (
     WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until >= now()
     GROUP BY kind, user_id
 ), due AS (
-    SELECT id, run_at AS since, crashes, false AS left_behind, coalesce(busy.jobs, 0)
+    SELECT id, run_at AS since, false AS left_behind, coalesce(busy.jobs, 0)
            + row_number() OVER (PARTITION BY kind, user_id ORDER BY run_at, id) AS turn
     FROM found LEFT JOIN busy USING (kind, user_id)
     UNION ALL
-    SELECT id, greatest(lease_until, updated_at), crashes + 1, true, 0 FROM jobs
-    WHERE state = 'running' AND kind = ANY(:kinds)
-      AND (lease_until = to_timestamp(0)
-           OR (lease_until < now() AND now() < CAST(:trusted_until AS timestamptz)))
-), suspect AS (
-    SELECT * FROM due
-    WHERE crashes = :suspect_at AND NOT :has_suspect
-      AND (:is_empty OR since < now() - CAST(:suspect_waits AS interval))
-    ORDER BY since, id LIMIT 1
+    SELECT id, updated_at, true, 0 FROM jobs
+    WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until = to_timestamp(0)
 ), candidates AS (
-    SELECT id, left_behind, 0 AS turn, since FROM suspect
-    UNION ALL
-    (SELECT id, left_behind, turn, since FROM due
-     WHERE crashes > :suspect_at
-        OR (crashes < :suspect_at AND NOT (:is_empty AND EXISTS (SELECT FROM suspect)))
-     ORDER BY turn, since LIMIT :jobs)
+    SELECT * FROM due ORDER BY turn, since LIMIT :jobs
 ), recovered AS (
     SELECT jobs.id FROM jobs JOIN candidates USING (id)
-    WHERE left_behind AND jobs.state = 'running' AND jobs.lease_until < now()
+    WHERE left_behind AND jobs.state = 'running' AND jobs.lease_until = to_timestamp(0)
     ORDER BY turn, since, id LIMIT :recovery_limit
     FOR UPDATE OF jobs SKIP LOCKED
 ), taken AS (
@@ -87,13 +68,10 @@ WITH RECURSIVE waiting AS (
     WHERE NOT left_behind AND jobs.state = 'queued' AND jobs.run_at <= now()
     ORDER BY turn, since, id LIMIT greatest(:limit - (SELECT count(*) FROM recovered), 0)
     FOR UPDATE OF jobs SKIP LOCKED
-), claimed AS (
-    SELECT id, 1 AS crashed FROM recovered UNION ALL SELECT id, 0 FROM taken
 )
 UPDATE jobs
 SET state = 'running', lease_token = gen_random_uuid(), holder = :holder,
-    lease_until = now() + make_interval(secs => :lease_seconds),
-    crashes = jobs.crashes + claimed.crashed
-FROM claimed WHERE jobs.id = claimed.id
-RETURNING jobs.id, jobs.kind, jobs.subject_id, jobs.lease_token, jobs.attempt, jobs.crashes
+    lease_until = now() + make_interval(secs => :lease_seconds)
+WHERE id IN (SELECT id FROM recovered UNION ALL SELECT id FROM taken)
+RETURNING id, kind, subject_id, lease_token, attempt, crashes, crashes_alone
 """  # noqa: S608 - its parts are the module's own

@@ -37,7 +37,7 @@ class Refused(Exception):
 
 def main() -> None:
     """Read the request from stdin and write the answer to stdout; argument: the parent's pid."""
-    _die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]))
     request = json.load(sys.stdin)
     _limit(**request["limits"])
     answer_file = _reserve_stdout()
@@ -45,7 +45,8 @@ def main() -> None:
     os.write(answer_file, json.dumps(answer).encode())
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """End this process when the one with that pid, which started it, ends; gain no privileges."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

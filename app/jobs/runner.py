@@ -5,7 +5,7 @@ ring was lost, whose time has come, or whose worker died is found without anyone
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
 from app.db.contact import Contact, prolonged
-from app.db.ledger import LEASE_SECONDS, MAX_CRASHES, Claimant, Held, Lease
+from app.db.ledger import LEASE_SECONDS, Held, Lease
 from app.db.outages import is_outage
 from app.db.silence import end_silent_clients
 from app.domain import JobKind, JobState
@@ -114,12 +114,14 @@ class JobRunner:
 
     ``sessions`` are best not shared with the jobs: a heartbeat that waits for a connection is a
     lease that runs out.  ``name`` is this process's, for others of its machine to look for.
+    ``apart`` returns the handler for a job that its workers may have died of.
     """
 
     sessions: async_sessionmaker[AsyncSession]
     wakeups: Wakeups
     lanes: Sequence[Lane]
     name: ProcessName | None = field(default_factory=ProcessName.of_this_process)
+    apart: Callable[[JobHandler], JobHandler] = lambda handler: handler
     _id: UUID = field(default_factory=uuid4)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[UUID, _Running] = field(default_factory=dict)
@@ -205,26 +207,16 @@ class JobRunner:
 
     async def _claim_for(self, lane: Lane) -> None:
         handlers: Mapping[JobKind, JobHandler] = {h.kind: h for h in lane.handlers}
-        in_lane = [lease for lease in self._held() if lease.kind in handlers]
-        holds_suspect = any(lease.is_suspect for lease in in_lane)
-        # Nothing new goes beside a suspect; what another worker left behind does not wait for it.
-        free = min(0, lane.slots - len(in_lane)) if holds_suspect else lane.slots - len(in_lane)
+        free = lane.slots - sum(lease.kind in handlers for lease in self._held())
         if free + RECOVERY_SLOTS <= 0 or self._stopped.is_set():
             return
         async with self.sessions.begin() as session:
-            claimant = self._claimant(is_empty=not in_lane)
-            leases = await ledger.claim(session, list(handlers), free, claimant=claimant)
+            leases = await ledger.claim(
+                session, list(handlers), free, holder=self.holder, recovery_slots=RECOVERY_SLOTS
+            )
         for lease in leases:
-            self._start(lease, handlers[lease.kind])
-
-    def _claimant(self, *, is_empty: bool) -> Claimant:
-        return Claimant(
-            holder=self.holder,
-            trusted_until=self._trusted_until(),
-            has_suspect=any(lease.is_suspect for lease in self._held()),
-            is_empty=is_empty,
-            recovery_slots=RECOVERY_SLOTS,
-        )
+            handler = handlers[lease.kind]
+            self._start(lease, self.apart(handler) if lease.is_suspect else handler)
 
     def _trusted_until(self) -> datetime | None:
         """Return until when what has not been heard of is known to be gone; None if not yet."""
@@ -282,7 +274,7 @@ class JobRunner:
         """Run the job, with an ear for whoever cancels it."""
         ear = asyncio.create_task(self._listen_for_cancel(lease))
         try:
-            if lease.crashes >= MAX_CRASHES:
+            if lease.is_killer:
                 log.error("job_kills_its_workers", crashes=lease.crashes)
                 await handler.abandon(lease)
                 return JobState.FAILED
@@ -330,10 +322,12 @@ class JobRunner:
             self._left &= {each.token for each in self._seen}
             holders = {each.holder for each in held if each.holder is not None}
             gone = [holder for holder in holders if self._is_gone(holder)]
-            if gone and await ledger.end_leases_of(session, gone):
-                log.warning("holders_gone", processes=len(gone))
-                self.ring()
             trusted_until = self._trusted_until()
+            if (gone or any(each.has_run_out for each in held)) and (
+                left := await ledger.end_leases(session, gone, trusted_until)
+            ):
+                log.warning("holders_gone", jobs=left)
+                self.ring()
             if trusted_until and (ended := await end_silent_clients(session, trusted_until)):
                 log.warning("silent_clients_ended", transactions=ended)
 

@@ -242,7 +242,9 @@ class LectureDownloads:
                 self._postpone(lecture, delay, reason.message)
                 await self._keep(lease)
                 await self._announce(unit, lecture.id)
-                await ledger.requeue(unit.session, lease, delay=delay, attempt=0, crashes=0)
+                await ledger.requeue(
+                    unit.session, lease, delay=delay, attempt=0, forgive_crashes=True
+                )
                 return RETRIED
         message = "The recording was not ready within 24 hours."
         return await self._fail(lease, IngestFailed(LectureFailure.TIMEOUT, message))

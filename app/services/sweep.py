@@ -74,7 +74,7 @@ class Sweep:
         async with self._work.begin() as unit:
             await ledger.prune(unit.session, KEEP_CLOSED_JOBS_FOR)
             # Crashes are forgiven: over the months, three workers will die in a sweep.
-            await ledger.requeue(unit.session, lease, delay=delay, attempt=0, crashes=0)
+            await ledger.requeue(unit.session, lease, delay=delay, attempt=0, forgive_crashes=True)
 
     async def _unlinked_lectures(self) -> None:
         alone = ~exists().where(UserLecture.lecture_id == Lecture.id)

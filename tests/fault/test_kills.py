@@ -4,6 +4,7 @@ import asyncio
 import random
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -20,6 +21,9 @@ from tests.wait import wait_until
 
 VICTIMS = (("worker",), ("api",), ("api", "worker"))
 LONGEST_SECONDS = 15.0
+
+Orphans = dict[str, int]
+"""What each lecture's attempt was when its worker died."""
 
 
 async def test_kills(service: Service, deployment: Deployment, media: Path) -> None:
@@ -67,7 +71,7 @@ async def _one_round(
     before = len(await database.attempts())
     requests = [asyncio.create_task(_until_answered(service, each)) for each in recordings]
     await asyncio.sleep(random_point)
-    orphans = await _held_by_victims(database, victims)
+    orphans = await _held_by(database, deployment, victims)
     killed_at = time.monotonic()
     for victim in victims:
         deployment.kill(victim)
@@ -98,19 +102,22 @@ async def _until_answered(service: Service, recording: Recording) -> str:
             return lecture_id
 
 
-async def _held_by_victims(database: Database, victims: tuple[str, ...]) -> dict[str, int]:
-    """Return the attempt of each lecture that is being downloaded, where a worker is to die.
-
-    Which of the two workers has it is not known: one that the other has simply ends.
-    """
-    if "worker" not in victims:
-        return {}
-    found = await database.attempts()
-    return {key: attempt for key, (state, attempt) in found.items() if state == "downloading"}
+async def _held_by(database: Database, deployment: Deployment, victims: Iterable[str]) -> Orphans:
+    """Return the attempt of each lecture that a process which is about to die downloads."""
+    held = await database.rows(
+        """
+        SELECT lectures.id::text, lectures.attempt
+        FROM lectures JOIN jobs ON jobs.subject_id = lectures.id
+        WHERE jobs.state = 'running' AND lectures.status = 'downloading'
+          AND split_part(jobs.holder, ' ', 3) = ANY($1)
+        """,
+        [str(deployment.pid_of(victim)) for victim in victims],
+    )
+    return {row[0]: row[1] for row in held}
 
 
 async def _taken_up_again(database: Database, lecture_id: str, attempt: int) -> float | None:
-    """Return when the lecture was taken up again; None where it ended in the other's hands."""
+    """Return when the lecture was taken up again; None where it had just ended."""
 
     async def moved() -> str | None:
         status, now = (await database.attempts())[lecture_id]
@@ -132,24 +139,77 @@ def _report(what: str, seconds: list[float]) -> None:
     )
 
 
+async def test_who_is_interrupted_again_and_again_gets_through(
+    service: Service, deployment: Deployment, media: Path
+) -> None:
+    await _kill_the_same_work(service, deployment, media, kills=4, lectures=5, download_seconds=8.0)
+
+
+@pytest.mark.fault_long
+async def test_twenty_lectures_are_interrupted_twelve_times(
+    service: Service, deployment: Deployment, media: Path
+) -> None:
+    deployment.start("worker-2")
+    await deployment.ready("worker-2")
+    await _kill_the_same_work(
+        service, deployment, media, kills=12, lectures=20, download_seconds=24.0
+    )
+
+
+async def _kill_the_same_work(
+    service: Service,
+    deployment: Deployment,
+    media: Path,
+    *,
+    kills: int,
+    lectures: int,
+    download_seconds: float,
+) -> None:
+    """Kill before the work is done, and again: all of it is innocent, and goes on at once."""
+    database = Database(service.settings.database_url or "")
+    recordings = [_recording(service, media, download_seconds) for _ in range(lectures)]
+    await asyncio.gather(*(_until_answered(service, each) for each in recordings))
+    workers = [name for name in deployment.running if name.startswith("worker")]
+    recoveries: list[float] = []
+    for _ in range(kills):
+        await asyncio.sleep(random.uniform(0.5, 1.5))  # the random point
+        victim = random.choice(workers)
+        orphans = await _held_by(database, deployment, [victim])
+        killed_at = time.monotonic()
+        deployment.kill(victim)
+        waiting = [
+            asyncio.create_task(_taken_up_again(database, *each)) for each in orphans.items()
+        ]
+        await deployment.restart(victim)
+        again = await asyncio.gather(*waiting)
+        recoveries += [moment - killed_at for moment in again if moment is not None]
+    await all_ended(database, lectures, timeout_seconds=download_seconds + 60)
+    await assert_one_effect(service, deployment, database)
+    _report(f"{kills} kills of the same {lectures} lectures", recoveries)
+    assert max(recoveries, default=0) < LONGEST_SECONDS
+
+
 async def test_what_kills_three_workers_fails_and_hurts_nobody_else(
     service: Service, deployment: Deployment, media: Path
 ) -> None:
     database = Database(service.settings.database_url or "")
     ada = service.user("ada")
     innocent, killer = (_recording(service, media, seconds) for seconds in (2.0, 200.0))
-    others = (await ada.request(service.course, service.simulator.viewer_url(innocent)))["lecture"]
     lecture = (await ada.request(service.course, service.simulator.viewer_url(killer)))["lecture"]
     for crashes in range(3):
         await _is_run(database, lecture["id"], crashes)
+        if crashes == 2:
+            url = service.simulator.viewer_url(innocent)
+            other = (await ada.request(service.course, url))["lecture"]
+            await ada.until(other["id"], "DOWNLOADING")
         deployment.kill("worker")
         await deployment.restart("worker")
     failed = await ada.until(lecture["id"], "FAILED", timeout_seconds=30)
     assert failed["failure"] == "INTERNAL"
     assert failed["attempt"] == 3
-    await ada.until(others["id"], "COMPLETED", timeout_seconds=40)
+    await ada.until(other["id"], "COMPLETED", timeout_seconds=40)
     await wait_until(
-        lambda: service.stored() == {f"audio/{others['id']}.m4a"}, "no strays", timeout_seconds=20
+        lambda: service.stored() == {f"audio/{other['id']}.m4a"}, "no strays", timeout_seconds=20
     )
 
 

@@ -91,10 +91,9 @@ class Scene:
     async def claim(self) -> Lease:
         """Claim the download, whoever holds it."""
         async with self.backends.sessions.begin() as session:
-            ended = "UPDATE jobs SET lease_until = to_timestamp(0) WHERE state = 'running'"
-            await session.execute(text(ended))
-        async with self.backends.sessions.begin() as session:
-            (lease,) = await ledger.claim(session, [DOWNLOAD], 1)
+            _, held = await ledger.look(session)
+            await ledger.end_leases(session, [each.holder for each in held if each.holder])
+            (lease,) = await ledger.claim(session, [DOWNLOAD], 1, holder="somebody")
         return lease
 
     async def lecture(self) -> Lecture:
@@ -196,8 +195,7 @@ async def test_a_fault_after_a_crash_leaves_nothing(scene: Scene) -> None:
     await _write(scene.scratch, *attempt_files.kept_keys(scene.lecture_id))
     await _write(scene.bucket, scene.audio_key)
     await _write(scene.bucket, f"audio/{scene.lecture_id}_source.2.aaaaaaaa.m4a")
-    async with scene.backends.sessions.begin() as session:
-        (first,) = await ledger.claim(session, [DOWNLOAD], 1)
+    first = await scene.claim()
     lease = await scene.claim()
     assert (lease.subject_id, lease.crashes) == (first.subject_id, 1)
     await scene.downloads.abandon(lease)

@@ -1,7 +1,7 @@
 """The ledger against a real PostgreSQL: who gets a job, who keeps it, and who has lost it."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,13 +10,14 @@ from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
-from app.db.ledger import Claimant, Held, Lease
+from app.db.ledger import Held, Lease
 from app.db.models import Job
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 
 Sessions = async_sessionmaker[AsyncSession]
 DOWNLOAD = JobKind.DOWNLOAD_LECTURE
+_ALWAYS = datetime.max.replace(tzinfo=UTC)
 
 
 async def queue(
@@ -32,11 +33,14 @@ async def claim(
     sessions: Sessions,
     limit: int = 10,
     lease_seconds: float = ledger.LEASE_SECONDS,
-    **in_hand: Any,
+    *,
+    trusted_until: datetime | None = _ALWAYS,
+    **named: Any,
 ) -> list[Lease]:
-    """Claim, as one who has been in touch with the database all along unless told else."""
+    """Look and claim, as one who has been in touch with the database all along unless told else."""
     async with sessions.begin() as session:
-        return await ledger.claim(session, [DOWNLOAD], limit, lease_seconds, Claimant(**in_hand))
+        await ledger.end_leases(session, trusted_until=trusted_until)
+        return await ledger.claim(session, [DOWNLOAD], limit, lease_seconds, **named)
 
 
 async def state(sessions: Sessions, job_id: UUID) -> Job:
@@ -133,8 +137,9 @@ async def test_who_has_not_seen_the_database_takes_over_what_is_known_to_be_left
     for trusted_until in (None, await _database_time(sessions)):
         assert await claim(sessions, trusted_until=trusted_until) == []
     async with sessions.begin() as session:
-        assert await ledger.end_leases_of(session, ["somebody else"]) == 0
-        assert await ledger.end_leases_of(session, ["somebody"]) == 1
+        assert await ledger.end_leases(session, ["somebody else"]) == 0
+        assert await ledger.end_leases(session, ["somebody"]) == 1
+        assert await ledger.end_leases(session, ["somebody"]) == 0, "it is ended once"
     (heir,) = await claim(sessions, trusted_until=None)
     assert (heir.job_id, heir.crashes) == (held.job_id, 1)
 
@@ -157,13 +162,13 @@ async def test_everyone_sees_who_holds_what(sessions: Sessions) -> None:
     (lease,) = await claim(sessions, 1, holder="somebody")
     async with sessions.begin() as session:
         _, held = await ledger.look(session)
-    assert held == [Held(lease.job_id, lease.token, "somebody")]
+    assert held == [Held(lease.job_id, lease.token, "somebody", has_run_out=False)]
 
 
 async def test_an_unknown_claim_is_given_back_as_if_not_made(sessions: Sessions) -> None:
     await queue(sessions)
     (lease,) = await claim(sessions, holder="me")
-    unknown = Held(lease.job_id, lease.token, "me")
+    unknown = Held(lease.job_id, lease.token, "me", has_run_out=False)
     async with sessions.begin() as session:
         assert await ledger.give_back(session, [unknown]) == 1
     waiting = await state(sessions, lease.job_id)
@@ -174,81 +179,89 @@ async def test_an_unknown_claim_is_given_back_as_if_not_made(sessions: Sessions)
         assert await ledger.heartbeat(session, [again]) == {again.token}
 
 
-async def test_a_suspect_is_claimed_first_and_alone(sessions: Sessions) -> None:
+async def test_who_was_alone_is_blamed(sessions: Sessions) -> None:
     await queue(sessions)
-    suspects = {await _queue_suspect(sessions) for _ in range(2)}
-    await queue(sessions)
-    (first,) = await claim(sessions)
-    assert first.is_suspect
-    assert first.subject_id in suspects
-    # Whoever holds something, or a suspect elsewhere, takes none beside it.
-    assert len(await claim(sessions, is_empty=False)) == 2
-    assert await claim(sessions, has_suspect=True) == []
-    assert await claim(sessions, is_empty=False) == []
-    # The next empty lane takes the next one.
-    (second,) = await claim(sessions)
-    assert {first.subject_id, second.subject_id} == suspects
+    for crashes in range(3):
+        (lease,) = await claim(sessions, holder="dead")
+        assert (lease.crashes, lease.crashes_alone) == (crashes, crashes)
+        assert not lease.is_killer
+        await _end_leases(sessions, "dead")
+    (lease,) = await claim(sessions)
+    assert lease.is_suspect
+    assert lease.is_killer
 
 
-async def test_what_crashed_with_a_suspect_in_hand_is_claimed_alone(sessions: Sessions) -> None:
-    """Three jobs in one worker that dies twice: one of them kills, and two are innocent."""
+async def test_the_sweep_is_no_company(sessions: Sessions) -> None:
+    await queue(sessions)
+    async with sessions.begin() as session:
+        await ledger.open_job(session, JobKind.SWEEP, uuid4(), None)
+        await ledger.claim(session, [DOWNLOAD, JobKind.SWEEP], 2, holder="dead")
+    assert await _end_leases(sessions, "dead") == 2
+    async with sessions.begin() as session:
+        blamed = {job.kind: job.crashes_alone for job in await session.scalars(select(Job))}
+    assert blamed == {DOWNLOAD: 1, JobKind.SWEEP: 0}
+
+
+async def test_who_was_one_of_many_is_suspected_but_not_blamed(sessions: Sessions) -> None:
     for _ in range(3):
         await queue(sessions)
-    for crashes in (0, 1):
+    for crashes in range(10):
         held = await claim(sessions, holder="dead")
-        assert [lease.crashes for lease in held] == [crashes] * 3
-        await _end_leases(sessions)
-    assert [lease.crashes for lease in await claim(sessions, is_empty=False)] == []
-    assert [[lease.crashes for lease in await claim(sessions)] for _ in range(4)] == [
-        [2],
-        [2],
-        [2],
-        [],
-    ]
+        assert [(each.crashes, each.crashes_alone) for each in held] == [(crashes, 0)] * 3
+        assert [each.is_suspect for each in held] == [crashes >= 2] * 3
+        assert await _end_leases(sessions, "dead") == 3
 
 
-async def test_what_has_killed_three_is_claimed_beside_anything(sessions: Sessions) -> None:
-    """It is not run, but closed."""
-    killer = await _queue_suspect(sessions)
+async def test_who_was_alone_twice_is_blamed_in_any_company(sessions: Sessions) -> None:
+    killer = await queue(sessions)
+    async with sessions.begin() as session:
+        await session.execute(update(Job).values(crashes=2, crashes_alone=2))
+    await queue(sessions)
     await claim(sessions, holder="dead")
-    await _end_leases(sessions)
-    await _queue_suspect(sessions)
-    (lease,) = await claim(sessions, is_empty=False, has_suspect=True)
-    assert (lease.subject_id, lease.crashes) == (killer, 3)
+    await _end_leases(sessions, "dead")
+    claimed = {lease.subject_id: lease for lease in await claim(sessions)}
+    assert claimed.pop(killer).is_killer
+    (other,) = claimed.values()
+    assert (other.crashes, other.crashes_alone) == (1, 0)
 
 
-async def test_a_suspect_that_has_waited_is_claimed_beside_others(sessions: Sessions) -> None:
+async def test_the_leases_of_one_worker_run_out_together(sessions: Sessions) -> None:
+    """One that it claimed after its last heartbeat runs out up to two seconds later."""
+    for lease_seconds in (-0.1, 1.9, 5):
+        await queue(sessions)
+        await claim(sessions, lease_seconds=lease_seconds, holder="dead", trusted_until=None)
     for _ in range(2):
-        await _queue_suspect(sessions)
+        await queue(sessions)
+        await claim(sessions, lease_seconds=1, holder="alive", trusted_until=None)
+    claimed = await claim(sessions)
+    assert [(each.crashes, each.crashes_alone) for each in claimed] == [(1, 0)] * 2
+
+
+async def test_the_end_of_a_process_of_its_own_is_blamed_on_the_job(sessions: Sessions) -> None:
     await queue(sessions)
-    assert [lease.crashes for lease in await claim(sessions, is_empty=False)] == [0]
-    async with sessions.begin() as session:
-        await session.execute(text("UPDATE jobs SET run_at = now() - interval '61 s'"))
     await queue(sessions)
-    claimed = await claim(sessions, is_empty=False)
-    assert sorted(lease.crashes for lease in claimed) == [0, 2]
-
-
-async def _queue_suspect(sessions: Sessions) -> UUID:
-    subject = await queue(sessions)
+    lease, _ = await claim(sessions, holder="alive")
+    for _ in range(2):
+        async with sessions.begin() as session:
+            await ledger.convict(session, lease)
+    (again,) = await claim(sessions)
+    assert (again.job_id, again.crashes, again.crashes_alone) == (lease.job_id, 1, 1)
     async with sessions.begin() as session:
-        suspect = update(Job).where(Job.subject_id == subject).values(crashes=2)
-        await session.execute(suspect)
-    return subject
+        await ledger.convict(session, lease)
+        assert await ledger.heartbeat(session, [again]) == {again.token}, "it has another token"
 
 
-async def _end_leases(sessions: Sessions) -> None:
-    """Let it be known that all holders are gone."""
+async def _end_leases(sessions: Sessions, holder: str) -> int:
+    """Let it be known that the holder is gone."""
     async with sessions.begin() as session:
-        _, held = await ledger.look(session)
-        await ledger.end_leases_of(session, {each.holder for each in held if each.holder})
+        return await ledger.end_leases(session, [holder])
 
 
 async def test_what_was_left_behind_may_exceed_the_limit(sessions: Sessions) -> None:
     for _ in range(3):
         await queue(sessions)
     left = {lease.job_id for lease in await claim(sessions, holder="dead")}
-    await _end_leases(sessions)
+    await _end_leases(sessions, "dead")
     fresh = await queue(sessions)
     recovered = await claim(sessions, 0, recovery_slots=2)
     assert len(recovered) == 2

@@ -12,7 +12,6 @@ from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
-from app.db.ledger import Claimant
 from app.db.models import Job, Lecture
 from app.domain import JobKind, JobState, LectureFailure, LectureStatus
 from app.embedded.panopto import PanoptoSimulator, Recording
@@ -214,7 +213,9 @@ async def test_what_has_killed_three_workers_is_closed(
     worker.stop()
     lecture_id = await request(sessions, simulator.viewer_url(recording))
     async with sessions.begin() as session:
-        await session.execute(text("UPDATE jobs SET crashes = 3 WHERE kind = 'download_lecture'"))
+        await session.execute(
+            text("UPDATE jobs SET crashes_alone = 3 WHERE kind = 'download_lecture'")
+        )
     lecture, job = await _worked_on(sessions, worker, lecture_id)
     assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.INTERNAL)
     assert (lecture.attempt, job.state) == (0, JobState.FAILED)
@@ -310,7 +311,7 @@ async def test_what_a_process_of_this_machine_left_is_taken_up_at_once(
     elsewhere = dataclasses.replace(gone, boot_id="another")
     mine, theirs = await _queue(sessions), await _queue(sessions)
     async with sessions.begin() as session:
-        leases = await ledger.claim(session, [handler.kind], 2, 3600, Claimant(str(gone)))
+        leases = await ledger.claim(session, [handler.kind], 2, 3600, holder=str(gone))
         await session.execute(
             update(Job).where(Job.subject_id == theirs).values(holder=str(elsewhere))
         )

@@ -10,12 +10,12 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
 from app.db.engine import make_engine, make_sessions
-from app.db.ledger import LEASE_SECONDS, Claimant
+from app.db.ledger import LEASE_SECONDS
 from app.db.models import Job
 from app.domain import JobKind, JobState
 from app.events.wakeups import Wakeups
@@ -109,7 +109,7 @@ async def test_a_lease_that_ran_out_is_taken_over_by_who_saw_it(
 ) -> None:
     (subject,) = await queue(sessions)
     async with sessions.begin() as session:
-        await ledger.claim(session, [KIND], 1, 0, Claimant("elsewhere"))
+        await ledger.claim(session, [KIND], 1, 0, holder="elsewhere")
     handler = Recorder(sessions)
     started = time.monotonic()
     async with working(JobRunner(sessions, wakeups, [Lane([handler], 1)])):
@@ -255,13 +255,13 @@ async def test_what_was_left_behind_does_not_wait_for_a_slot(
     handler = Recorder(sessions)
     left = await queue(sessions, 3)
     async with sessions.begin() as session:
-        await ledger.claim(session, [KIND], 3, 3600, Claimant("dead"))
+        await ledger.claim(session, [KIND], 3, 3600, holder="dead")
     mine = await queue(sessions, 3)
     runner = JobRunner(sessions, wakeups, [Lane([handler], 2)])
     async with working(runner):
         await wait_until(lambda: len(handler.events) == 2, "its slots are full")
         async with sessions.begin() as session:
-            await ledger.end_leases_of(session, ["dead"])
+            await ledger.end_leases(session, ["dead"])
         runner.ring()
         await wait_until(lambda: len(handler.events) == 4, "two more run")
         runner.ring()
@@ -269,34 +269,3 @@ async def test_what_was_left_behind_does_not_wait_for_a_slot(
         assert sorted(holders) == sorted(["dead", runner.holder, runner.holder])
         states = sorted([(await job_of(sessions, each)).state for each in mine])
         assert states == [JobState.QUEUED, JobState.RUNNING, JobState.RUNNING]
-
-
-async def test_beside_a_suspect_nothing_new_is_claimed(
-    sessions: Sessions, wakeups: Wakeups
-) -> None:
-    handler = Recorder(sessions)
-    (suspect,) = await queue(sessions)
-    async with sessions.begin() as session:
-        await session.execute(update(Job).values(crashes=2))
-    (other,) = await queue(sessions)
-    runner = JobRunner(sessions, wakeups, [Lane([handler], 5)])
-    async with working(runner):
-        await wait_until(lambda: handler.events, "the suspect runs")
-        for _ in range(3):
-            runner.ring()
-            await asyncio.sleep(0.1)
-        assert (await job_of(sessions, suspect)).state is JobState.RUNNING
-        assert (await job_of(sessions, other)).state is JobState.QUEUED
-
-        # What another worker left behind need not wait for its end, which may be hours away.
-        async with sessions.begin() as session:
-            await ledger.claim(session, [KIND], 1, 3600, Claimant("dead"))
-            await ledger.end_leases_of(session, ["dead"])
-        runner.ring()
-        await wait_until(lambda: handler.events.count("run") == 2, "the one left behind runs")
-        assert (await job_of(sessions, other)).holder == runner.holder
-        (last,) = await queue(sessions)
-        async with sessions.begin() as session:
-            await ledger.close_job(session, KIND, suspect)
-        await wait_until(lambda: handler.events.count("run") == 3, "the last one runs")
-        assert (await job_of(sessions, last)).state is JobState.RUNNING

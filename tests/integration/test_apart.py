@@ -1,0 +1,210 @@
+"""A job that workers may have died of, in a process of its own under the real worker."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.db import ledger
+from app.db.models import Job, Lecture
+from app.domain import JobKind, JobState, LectureFailure, LectureStatus
+from app.embedded.panopto import PanoptoSimulator, Recording
+from app.embedded.sample_media import make_lecture
+from app.events.wakeups import Wakeup
+from app.jobs.runner import JobRunner
+from app.settings import Settings, load_settings
+from app.worker import open_worker
+from tests.wait import wait_until
+
+Sessions = async_sessionmaker[AsyncSession]
+DOWNLOAD = JobKind.DOWNLOAD_LECTURE
+STARTS_WITHIN_SECONDS = 40
+
+
+def processes() -> list[int]:
+    """Return those that this one has started for single jobs."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    marked = [b"app.job_process" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
+    return [int(pid) for pid, is_one in zip(children, marked, strict=True) if is_one]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> None:
+    yield
+    assert processes() == []
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[PanoptoSimulator]:
+    async with PanoptoSimulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def recording(simulator: PanoptoSimulator, tmp_path: Path) -> Recording:
+    media = make_lecture(tmp_path / "lecture.mp4", 5)
+    return simulator.add(Recording(media, offers=("mp4",)))
+
+
+@pytest.fixture
+async def worker(settings: Settings, simulator: PanoptoSimulator) -> AsyncIterator[JobRunner]:
+    """A running worker."""
+    settings = load_settings(
+        **settings.model_dump(exclude_unset=True),
+        panopto_hosts=(simulator.host_port,),
+        fetch_allowed_private_hosts=(simulator.host_port,),
+    )
+    async with open_worker(settings) as runner:
+        running = asyncio.create_task(runner.run())
+        yield runner
+        runner.stop()
+        await running
+
+
+async def request(sessions: Sessions, url: str, *, crashes: int) -> UUID:
+    async with sessions.begin() as session:
+        lecture = Lecture(course_id=uuid4(), panopto_url=url, canonical_url=url)
+        session.add(lecture)
+        await session.flush()
+        await ledger.open_job(session, DOWNLOAD, lecture.id, uuid4())
+        query = text("UPDATE jobs SET crashes = :crashes WHERE subject_id = :id")
+        await session.execute(query, {"crashes": crashes, "id": lecture.id})
+        return lecture.id
+
+
+async def read(sessions: Sessions, lecture_id: UUID) -> tuple[Lecture, Job]:
+    async with sessions() as session:
+        lecture = (await session.scalars(select(Lecture).where(Lecture.id == lecture_id))).one()
+        job = (await session.scalars(select(Job).where(Job.subject_id == lecture_id))).one()
+        return lecture, job
+
+
+async def until_ended(sessions: Sessions, lecture_id: UUID) -> tuple[Lecture, Job]:
+    async def ended() -> tuple[Lecture, Job] | None:
+        lecture, job = await read(sessions, lecture_id)
+        over = lecture.status in {LectureStatus.COMPLETED, LectureStatus.FAILED}
+        return (lecture, job) if over else None
+
+    return await wait_until(ended, "it has ended", timeout_seconds=STARTS_WITHIN_SECONDS)
+
+
+async def until_fetching(recording: Recording, simulator: PanoptoSimulator, times: int) -> int:
+    """Return the process that fetches the recording for the so-manieth time."""
+
+    def fetching() -> int | None:
+        (pid, *_) = processes() or [None]
+        return pid if len(simulator.media_requests(recording)) >= times else None
+
+    return await wait_until(fetching, "it fetches", timeout_seconds=STARTS_WITHIN_SECONDS)
+
+
+async def test_it_does_there_what_it_would_do_here(
+    sessions: Sessions,
+    worker: JobRunner,
+    simulator: PanoptoSimulator,
+    recording: Recording,
+    settings: Settings,
+) -> None:
+    recording.faults.media_status = 503
+    recording.faults.media_status_times = 1
+    url = simulator.viewer_url(recording)
+    shared = await request(sessions, url, crashes=2)
+    gone = await request(sessions, f"{url}&gone", crashes=2)
+    async with sessions.begin() as session:
+        missing = text("UPDATE lectures SET panopto_url = :url WHERE id = :id")
+        await session.execute(missing, {"url": "http://127.0.0.1:1/a.mp4", "id": gone})
+    lecture, job = await until_ended(sessions, shared)
+    assert (lecture.status, job.state) == (LectureStatus.COMPLETED, JobState.DONE)
+    assert lecture.attempt > 1, "the trouble that passed was tried again"
+    lecture, job = await until_ended(sessions, gone)
+    assert (lecture.status, job.state) == (LectureStatus.FAILED, JobState.FAILED)
+    stored = [path.name for path in (settings.data_dir / "storage/audio").iterdir()]
+    assert stored == [f"{shared}.m4a"]
+
+
+async def test_a_process_that_dies_takes_nobody_with_it_and_is_blamed_on_its_job(
+    sessions: Sessions, worker: JobRunner, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.bytes_per_second = 1
+    innocent = simulator.add(Recording(recording.media, offers=("mp4",)))
+    killer = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    for deaths in range(3):
+        pid = await until_fetching(recording, simulator, deaths + 1)
+        other = await request(sessions, simulator.viewer_url(innocent), crashes=0)
+        os.kill(pid, signal.SIGKILL)
+        lecture, _ = await until_ended(sessions, other)
+        assert lecture.status is LectureStatus.COMPLETED
+        await wait_until(lambda pid=pid: pid not in processes(), "it is gone")
+    lecture, job = await until_ended(sessions, killer)
+    assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.INTERNAL)
+    assert (job.state, job.crashes, job.crashes_alone) == (JobState.FAILED, 5, 3)
+
+
+async def test_one_that_is_stuck_is_ended(
+    sessions: Sessions,
+    worker: JobRunner,
+    simulator: PanoptoSimulator,
+    recording: Recording,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.jobs.apart._SILENT_SECONDS", 2.0)
+    recording.faults.bytes_per_second = 1
+    lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    os.kill(await until_fetching(recording, simulator, 1), signal.SIGSTOP)
+    await wait_until(lambda: not processes(), "it is gone", timeout_seconds=20)
+    recording.faults.bytes_per_second = None
+    lecture, job = await until_ended(sessions, lecture_id)
+    assert (lecture.status, job.crashes, job.crashes_alone) == (LectureStatus.COMPLETED, 3, 1)
+
+
+async def test_what_is_cancelled_leaves_nothing(
+    sessions: Sessions,
+    worker: JobRunner,
+    simulator: PanoptoSimulator,
+    recording: Recording,
+    settings: Settings,
+) -> None:
+    recording.faults.bytes_per_second, recording.faults.no_range = 20_000, True
+    lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    await until_fetching(recording, simulator, 1)
+    await wait_until(lambda: stored(settings), "a part is there")
+    async with sessions.begin() as session:
+        job_id = await ledger.close_job(session, DOWNLOAD, lecture_id)
+    assert job_id is not None
+    await worker.wakeups.publish([Wakeup("job", job_id)])
+    await wait_until(lambda: not processes(), "it is gone", timeout_seconds=3)
+    assert stored(settings) == []
+
+
+async def test_a_worker_that_is_stopped_hands_it_back(
+    settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.bytes_per_second, recording.faults.no_range = 20_000, True
+    settings = load_settings(
+        **settings.model_dump(exclude_unset=True),
+        panopto_hosts=(simulator.host_port,),
+        fetch_allowed_private_hosts=(simulator.host_port,),
+    )
+    lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    async with open_worker(settings) as runner:
+        running = asyncio.create_task(runner.run())
+        await until_fetching(recording, simulator, 1)
+        await wait_until(lambda: stored(settings), "a part is there")
+        runner.stop()
+        await running
+        assert processes() == []
+    lecture, job = await read(sessions, lecture_id)
+    assert (lecture.status, lecture.attempt) == (LectureStatus.PENDING, 0)
+    assert (job.state, job.crashes, job.crashes_alone) == (JobState.QUEUED, 2, 0)
+    assert any(".kept" in name for name in stored(settings)), "what was fetched is kept"
+
+
+def stored(settings: Settings) -> list[str]:
+    folder = settings.data_dir / "storage" / "audio"
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
