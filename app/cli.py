@@ -71,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--ttl", type=_positive, default=DEFAULT_TOKEN_SECONDS, metavar="SECONDS")
     add("schema", _schema, "Print the GraphQL schema.")
     doctor = add("doctor", _doctor, "Check rows, objects and jobs against each other.")
-    doctor.add_argument("--deep", action="store_true", help="read and hash every document")
+    doctor.add_argument(
+        "--deep",
+        action="store_true",
+        help="read every document and the outline of every recording",
+    )
     storage = add("storage", _storage_copy, "Look after stored files.")
     _add_copy(storage.add_subparsers(required=True, metavar="action"))
     demo = add("demo", _demo, "Show the service at work, on a simulated Panopto.")
@@ -194,18 +198,31 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
     if not findings:
         _say("Rows, objects and jobs fit together.")
         return 0
-    _print_table(findings)
+    if sys.stdout.isatty():
+        _print_table(findings)
+    else:
+        lines = (f"{finding.problem}\t{_printable(finding.item)}" for finding in findings)
+        _say("\n".join([f"{len(findings)} findings", *lines]))
     return FINDINGS_EXIT
 
 
 def _print_table(findings: "Sequence[Finding]") -> None:
+    """Print them for a reader: what is too wide goes on in the next line, and nothing is cut."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table("problem", "item", title=f"{len(findings)} findings")
+    columns = (Column(name, overflow="fold") for name in ("problem", "item"))
+    table = Table(*columns, title=f"{len(findings)} findings")
     for finding in findings:
-        table.add_row(finding.problem, finding.item)
+        table.add_row(finding.problem, Text(_printable(finding.item)))
     Console().print(table)
+
+
+def _printable(name: str) -> str:
+    """Return the name without what could break a line or command a terminal."""
+    escaped = (repr(each)[1:-1] if not each.isprintable() else each for each in name)
+    return "".join(escaped)
 
 
 def _findings(settings: Settings, *, deep: bool) -> "list[Finding]":

@@ -111,6 +111,9 @@ class S3Service(Service):
         files = (path for path in (root / "audio").rglob("*") if path.is_file())
         return keys | {f"scratch {path.relative_to(root)}" for path in files}
 
+    def lose(self, key: str) -> None:
+        obstore.delete(plain_store(self.endpoint, self.settings), key)
+
     @property
     def storage_root(self) -> Path:
         """Return a folder with a copy of what is in the bucket now."""

@@ -197,6 +197,10 @@ class Service:
         files = (path for path in root.rglob("*") if path.is_file())
         return {str(path.relative_to(root)) for path in files}
 
+    def lose(self, key: str) -> None:
+        """Take an object away behind the service's back."""
+        (self.storage_root / key).unlink()
+
 
 @asynccontextmanager
 async def running_api(settings: Settings) -> AsyncIterator[str]:

@@ -16,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.db.models import Document, Job, Lecture
 from app.domain import JobKind, LectureStatus
 from app.errors import ObjectNotFound, StorageError
+from app.ingest.pipeline import TOLERANCE_RATIO, TOLERANCE_SECONDS
+from app.services import stored_audio
 from app.services.inventory import (
     BATCH,
     OPEN,
+    StoredAudio,
     StoredItem,
-    document_of,
+    is_ours,
     is_pointed_at,
-    lecture_of,
     orphans_among,
     stored_items,
 )
@@ -56,28 +58,33 @@ class Doctor:
     scratch: ObjectStore | None = None
 
     async def examine(self, *, deep: bool = False) -> list[Finding]:
-        """Return what does not fit; ``deep`` reads every document and compares its SHA-256.
+        """Return what does not fit.
+
+        ``deep`` reads every document and compares its SHA-256, and compares what each recording's
+        file says of its length with what the row says.  What was found by its size is not read.
 
         Raises `StorageError` where the store cannot be listed, and the database's errors.
         """
-        objects = {found.key: found async for found in self.storage.list_files()}
+        objects = {found.key: found async for found in self.storage.list_all()}
         async with self.sessions() as session:
             items = [item async for item in stored_items(session)]
-        suspected = [item for item in items if not _fits(item, objects.get(item.key))]
+        suspected = [item for item in items if _misfit(item, objects.get(item.key))]
         strays = await self._orphans(objects)
         if suspected or strays:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
         findings = await self._unfit(suspected)
         findings += await self._strays(self.storage, strays, "object without a row")
-        findings += [Finding("object of no known kind", key) for key in objects if _unknown(key)]
+        unknown = [key for key in objects if not is_ours(key)]
+        findings += [Finding("object of no known kind", key) for key in unknown]
         findings += await self._in_scratch()
         findings += await self._jobs_and_states()
         if deep:
-            findings += await self._altered(items)
+            known = {found.item for found in findings}
+            findings += await self._altered(item for item in items if item.key not in known)
         return sorted(set(findings))
 
     async def _unfit(self, items: Sequence[StoredItem]) -> list[Finding]:
-        """Look again at objects that seemed to be missing, or to have another size."""
+        """Look again at objects that seemed to be missing, or to have a wrong size."""
         return [
             Finding(problem, item.key)
             for item in items
@@ -88,28 +95,28 @@ class Doctor:
         try:
             found = await self.storage.stat_file(item.key)
         except ObjectNotFound:
-            return "row without its object"
+            return _misfit(item, None)
         except StorageError:
             return _UNREADABLE
-        return None if _fits(item, found) else "object of another size"
+        return _misfit(item, found)
 
     async def _in_scratch(self) -> list[Finding]:
         """Look for what no job will need again; the sweep of this machine's workers takes it."""
         if self.scratch is None:
             return []
-        keys = [found.key async for found in self.scratch.list_files()]
+        keys = [found.key async for found in self.scratch.list_all()]
         strays = await self._orphans(keys)
         if strays:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
         findings = await self._strays(self.scratch, strays, "scratch file without a job")
-        return findings + [
-            Finding("scratch file of no known kind", key) for key in keys if _unknown(key)
-        ]
+        unknown = [key for key in keys if not is_ours(key)]
+        return findings + [Finding("scratch file of no known kind", key) for key in unknown]
 
     async def _strays(self, store: ObjectStore, keys: Sequence[str], problem: str) -> list[Finding]:
         """Look again at what seemed to be nobody's."""
-        still = [key for key in await self._orphans(keys) if await _is_there(store, key)]
-        return [Finding(problem, key) for key in still]
+        orphans = await self._orphans(keys)
+        there = {found.key async for found in store.list_all()} if orphans else set()
+        return [Finding(problem, key) for key in orphans if key in there]
 
     async def _orphans(self, keys: Iterable[str]) -> list[str]:
         left, found = iter(keys), []
@@ -127,22 +134,35 @@ class Doctor:
         ]
 
     async def _problem_inside(self, item: StoredItem) -> str | None:
-        if item.checksum is None:
-            return None
         try:
-            checksum = await self._checksum(item.key)
+            if isinstance(item, StoredAudio):
+                return await self._problem_with_sound(item)
+            if item.checksum not in (None, await self._checksum(item)):
+                return "object with other bytes"
         except ObjectNotFound:
             return None
         except StorageError:
             return _UNREADABLE
-        return None if checksum == item.checksum else "object with other bytes"
+        return None
 
-    async def _checksum(self, key: str) -> str:
+    async def _checksum(self, item: StoredItem) -> str | None:
+        """Return the SHA-256 of the object's bytes, or None where there is none to compare with."""
+        if item.checksum is None:
+            return None
         digest = hashlib.sha256()
-        async with self.storage.open_file(key) as opened:
+        async with self.storage.open_file(item.key) as opened:
             async for chunk in opened.chunks:
                 digest.update(chunk)
         return digest.hexdigest()
+
+    async def _problem_with_sound(self, item: StoredAudio) -> str | None:
+        found = await stored_audio.read_duration(self.storage, item.key)
+        if found is None:
+            return "object that is no whole recording"
+        expected = item.duration_seconds
+        if expected is None or abs(found - expected) <= _tolerance(expected):
+            return None
+        return "object of another duration"
 
     async def _is_pointed_at(self, key: str) -> bool:
         async with self.sessions() as session:
@@ -183,20 +203,17 @@ class Doctor:
             ]
 
 
-async def _is_there(store: ObjectStore, key: str) -> bool:
-    """Whether the object is there, or may be: a store that cannot tell is no proof that it went."""
-    try:
-        await store.stat_file(key)
-    except ObjectNotFound:
-        return False
-    except StorageError:
-        pass
-    return True
+def _misfit(item: StoredItem, found: ObjectInfo | None) -> str | None:
+    """Return what an object's size alone tells, or None where it fits."""
+    if found is None:
+        return "row without its object"
+    if item.size_bytes not in (None, found.size_bytes):
+        return "object of another size"
+    if isinstance(item, StoredAudio) and found.size_bytes < stored_audio.LEAST_BYTES:
+        return "object too small to be a recording" if found.size_bytes else "empty object"
+    return None
 
 
-def _fits(item: StoredItem, found: ObjectInfo | None) -> bool:
-    return found is not None and item.size_bytes in (None, found.size_bytes)
-
-
-def _unknown(key: str) -> bool:
-    return lecture_of(key) is None and document_of(key) is None
+def _tolerance(duration_seconds: int) -> float:
+    """Return what the pipeline allows, and what the row is rounded by."""
+    return max(TOLERANCE_SECONDS, TOLERANCE_RATIO * duration_seconds) + 0.5

@@ -1,4 +1,8 @@
-"""One store's part of the sweep: objects without a row, and files that were never finished."""
+"""One store's part of the sweep: objects without a row, and files that were never finished.
+
+In our own folders everything without a row is such an object, whatever its name
+(`inventory.is_ours`); what lies elsewhere is somebody else's.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -77,7 +81,7 @@ class StoreSweep:
         old: list[str] = []
         listed = False
         with going_on("store_not_listed"):
-            async for found in self._store.list_files():
+            async for found in self._store.list_all():
                 seen.add(found.key)
                 if self._is_old(found):
                     old.append(found.key)
@@ -112,7 +116,7 @@ class StoreSweep:
     async def _delete(self, key: str) -> None:
         try:
             async with asyncio.timeout(DELETE_SECONDS):
-                await self._store.delete_file(key)
+                await self._store.delete_stray(key)
         except TimeoutError as error:
             raise StorageError("The store takes too long to delete an object.") from error
 

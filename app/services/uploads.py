@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,7 +13,7 @@ from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Document, UserDocument
 from app.domain import JobKind
-from app.errors import InvalidInput, NotFound, RateLimited
+from app.errors import InvalidInput, NotFound, ObjectNotFound, RateLimited, StorageError
 from app.services.documents import OwnDocument, get_document
 from app.services.incoming import IncomingFile
 from app.services.objects import delete_objects
@@ -22,6 +23,8 @@ from app.services.text import is_storable
 from app.services.unit_of_work import UnitOfWork, Work
 from app.services.users import ensure_user
 from app.storage.protocol import ObjectStore, StoredFileMeta
+
+log = structlog.get_logger()
 
 PDF = "application/pdf"
 MAX_FILENAME_CHARACTERS = 255
@@ -50,8 +53,9 @@ async def upload_document(
     nothing kept.
 
     The object comes first and the row second, so a row never points at nothing.  A copy is deleted
-    again; after a failed transaction the object stays for the sweep, since a commit whose answer
-    was lost may have kept the row.
+    again, unless the document has lost its object, which it then becomes.  After a failed
+    transaction the object stays for the sweep, since a commit whose answer was lost may have kept
+    the row.
     """
     filename = _checked_filename(file)
     await allowance.require(Quota.UPLOADS)
@@ -66,7 +70,10 @@ async def upload_document(
         await delete_objects(storage, [stored.key])
         raise
     if not uploaded.created:
-        await delete_objects(storage, [stored.key])
+        try:
+            await _restore(work, storage, viewer, uploaded.document.document, stored)
+        finally:
+            await delete_objects(storage, [stored.key])
     return uploaded
 
 
@@ -117,6 +124,40 @@ async def _insert_or_find(
         found = await session.scalar(select(Document.id).where(*same).with_for_update())
         if found is not None:
             return found, False
+
+
+async def _restore(
+    work: Work, storage: ObjectStore, viewer: Viewer, document: Document, copy: StoredFileMeta
+) -> None:
+    """Make the copy the document's object, where that is gone or of another size.
+
+    Under the row's lock, so that whoever is the last to leave either waits or has taken the row
+    with them, and then nothing is put.  A store so slow that the server ends the transaction can
+    at worst put an object that the sweep takes again.
+    """
+    if await _has_object(storage, document):
+        return
+    async with work.begin() as unit:
+        query = select(Document).where(Document.id == document.id).with_for_update()
+        locked = await unit.session.scalar(query)
+        if locked is None or await _has_object(storage, locked):
+            return
+        await storage.move_file(copy.key, locked.storage_key)
+        if locked.page_count is None:
+            await _count_pages(unit, locked.id, viewer)
+    log.warning("object_restored", key=document.storage_key)
+
+
+async def _has_object(storage: ObjectStore, document: Document) -> bool:
+    """Tell whether its object is there; a store that cannot tell is no proof that it is not."""
+    try:
+        found = await storage.stat_file(document.storage_key)
+    except ObjectNotFound:
+        return False
+    except StorageError:
+        log.warning("object_not_looked_at", key=document.storage_key, exc_info=True)
+        return True
+    return found.size_bytes == document.size_bytes
 
 
 async def _link(session: AsyncSession, viewer: Viewer, document_id: UUID, filename: str) -> None:

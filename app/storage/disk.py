@@ -172,9 +172,21 @@ def delete_file(root: Path, key: str) -> None:
         os.unlink(_name_of(key), dir_fd=folder)
 
 
+def delete_stray(root: Path, name: str) -> None:
+    """Delete what lies there, if anything does, and the folders that it leaves empty.
+
+    A link is deleted, never what it leads to.  Folders in the root stay: they are opened at any
+    moment to put an object there.
+    """
+    delete_file(root, name)
+    folder = _folder_of(name)
+    while "/" in folder and _is_removed(root, folder):
+        folder = _folder_of(folder)
+
+
 def delete_partial(root: Path, name: str) -> None:
     """Delete a half-written file, if it is there."""
-    delete_file(root / _PARTIAL_FOLDER, _name_of(name))
+    delete_stray(root, f"{_PARTIAL_FOLDER}/{name}")
 
 
 def move_file(root: Path, key: str, new_key: str) -> None:
@@ -194,18 +206,22 @@ def move_file(root: Path, key: str, new_key: str) -> None:
 def walk_files(root: Path, prefix: str) -> Iterator[ObjectInfo]:
     """Yield the objects whose key starts with the prefix; what goes meanwhile is left out."""
     for folder, folders, names in os.walk(root, onerror=_raise_unless_missing):
-        inside = Path(folder).relative_to(root).as_posix()
-        stem = "" if inside == "." else f"{inside}/"
+        stem = _stem_of(root, folder)
         folders[:] = [name for name in folders if _leads_to(stem, name, prefix)]
         visible = (stem + name for name in names if not name.startswith("."))
         yield from _existing(root, (key for key in visible if key.startswith(prefix)))
 
 
+def walk_all(root: Path) -> Iterator[ObjectInfo]:
+    """Yield whatever is no folder, but for what is hidden in the root itself."""
+    yield from _walk_everything(root, but_hidden_at_top=True)
+
+
 def walk_partials(root: Path) -> Iterator[ObjectInfo]:
     """Yield the half-written files, by the name that `delete_partial` takes."""
     folder = root / _PARTIAL_FOLDER
-    for _, _, names in os.walk(folder, onerror=_raise_unless_missing):
-        yield from _existing(folder, names)
+    if not folder.is_symlink():
+        yield from _walk_everything(folder)
 
 
 def _make_root(root: Path) -> None:
@@ -238,6 +254,10 @@ def _name_of(key: str) -> str:
     return key.rpartition("/")[2]
 
 
+def _folder_of(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
 def _write_whole(file: int, batch: list[bytes]) -> None:
     """Write every byte; ``writev`` may take fewer than it was given."""
     views = [memoryview(chunk) for chunk in batch]
@@ -259,6 +279,41 @@ def _existing(root: Path, keys: Iterable[str]) -> Iterator[ObjectInfo]:
     for key in keys:
         with contextlib.suppress(FileNotFoundError, ObjectNotFound):
             yield _info(key, (root / key).lstat())
+
+
+def _walk_everything(top: Path, *, but_hidden_at_top: bool = False) -> Iterator[ObjectInfo]:
+    """Yield what is no folder by its name below the top; links are told, not followed."""
+    for folder, folders, names in os.walk(top, onerror=_raise_unless_missing):
+        stem = _stem_of(top, folder)
+        if but_hidden_at_top and not stem:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names = [name for name in names if not name.startswith(".")]
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in (*names, *links):
+            with contextlib.suppress(FileNotFoundError):
+                yield _info_of_any(stem + name, Path(folder, name).lstat())
+
+
+def _info_of_any(name: str, status: os.stat_result) -> ObjectInfo:
+    with contextlib.suppress(ObjectNotFound):
+        return _info(name, status)
+    return ObjectInfo(name, 0, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _stem_of(root: Path, folder: str) -> str:
+    """Return what the names of a folder's files begin with."""
+    inside = Path(folder).relative_to(root).as_posix()
+    return "" if inside == "." else f"{inside}/"
+
+
+def _is_removed(root: Path, name: str) -> bool:
+    """Remove the folder if it is empty; whatever keeps it is no fault."""
+    try:
+        with folder_of(root, name) as parent:
+            os.rmdir(_name_of(name), dir_fd=parent)
+    except OSError:
+        return False
+    return True
 
 
 def _leads_to(stem: str, name: str, prefix: str) -> bool:

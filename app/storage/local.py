@@ -22,6 +22,7 @@ from app.storage.protocol import (
     ReadMethod,
     StoredFileMeta,
     checked_key,
+    checked_name,
     checked_prefix,
     checked_range,
 )
@@ -105,14 +106,32 @@ class LocalStorage:
         async for info in self._list(disk.walk_files(self._root, checked_prefix(prefix))):
             yield info
 
+    async def list_all(self) -> AsyncIterator[ObjectInfo]:
+        """Yield whatever lies in the folder, hidden files and links too.
+
+        Not what is hidden in the root itself: that is a file system's own, or `list_partials`.
+        """
+        async for info in self._list(disk.walk_all(self._root)):
+            yield info
+
+    async def delete_stray(self, name: str) -> None:
+        """Delete one of `list_all` (a link itself), and the folders that it leaves empty.
+
+        Those in the root stay: objects are put there.
+        """
+        await self._run(disk.delete_stray, self._root, checked_name(name))
+
     async def list_partials(self) -> AsyncIterator[ObjectInfo]:
-        """Yield what is being written, or was when its process died; for `delete_partial`."""
+        """Yield what is being written, or was when its process died; for `delete_partial`.
+
+        Whatever else somebody has put among it is told too.
+        """
         async for info in self._list(disk.walk_partials(self._root)):
             yield info
 
     async def delete_partial(self, key: str) -> None:
         """Delete one of `list_partials`; deleting a missing one succeeds."""
-        await self._run(disk.delete_partial, self._root, checked_key(key))
+        await self._run(disk.delete_partial, self._root, checked_name(key))
 
     def path_of(self, key: str) -> Path:
         """Return where the object is or would be; its folder exists."""

@@ -14,6 +14,7 @@ from app.storage.protocol import (
     ReadMethod,
     StoredFileMeta,
     checked_key,
+    checked_name,
     checked_prefix,
     checked_range,
 )
@@ -82,6 +83,14 @@ class MemoryStorage:
         for _, info in list(self._objects.values()):
             if info.key.startswith(prefix):
                 yield info
+
+    def list_all(self) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects: nothing else gets in here."""
+        return self.list_files()
+
+    async def delete_stray(self, name: str) -> None:
+        """Delete the object; deleting a missing one succeeds."""
+        self._objects.pop(checked_name(name), None)
 
     async def check(self) -> None:
         """Return: memory is always there."""

@@ -118,6 +118,20 @@ class ObjectStore(Protocol):
         """Yield the objects whose key starts with the prefix, in no particular order."""
         ...
 
+    def list_all(self) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects and whatever lies among them, under names that no key may have.
+
+        Such names are for `delete_stray` alone.  What holds no bytes, a link say, has size 0.
+        """
+        ...
+
+    async def delete_stray(self, name: str) -> None:
+        """Delete what `list_all` has told of, object or not; deleting a missing one succeeds.
+
+        `InvalidKey` where the name could lead out of the store.
+        """
+        ...
+
     async def check(self) -> None:
         """Raise `StorageError` where the store cannot be used right now (for readiness)."""
         ...
@@ -135,11 +149,23 @@ class LocalFiles(ObjectStore, Protocol):
         ...
 
 
+def is_key(name: str) -> bool:
+    """Tell whether an object can have that name."""
+    return len(name) <= _MAX_KEY_CHARACTERS and _KEY.fullmatch(name) is not None
+
+
 def checked_key(key: str) -> str:
     """Return the key, or raise `InvalidKey` where it could escape a folder or a bucket prefix."""
-    if len(key) > _MAX_KEY_CHARACTERS or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise InvalidKey
     return key
+
+
+def checked_name(name: str) -> str:
+    """Return the name, a key or not, or raise `InvalidKey` where it could lead out of a store."""
+    if "\0" in name or any(part in {"", ".", ".."} for part in name.split("/")):
+        raise InvalidKey
+    return name
 
 
 def checked_prefix(prefix: str) -> str:

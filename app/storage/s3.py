@@ -27,6 +27,7 @@ from app.storage.protocol import (
     ReadMethod,
     StoredFileMeta,
     checked_key,
+    checked_name,
     checked_prefix,
     checked_range,
 )
@@ -174,6 +175,16 @@ class S3Storage:
                         yield _info(meta)
                     elif meta["path"] > prefix:
                         return
+
+    def list_all(self) -> AsyncIterator[ObjectInfo]:
+        """Yield whatever lies under the prefix, by whomever it was put there."""
+        return self.list_files()
+
+    async def delete_stray(self, name: str) -> None:
+        """Delete one of `list_all`; one that is gone is left alone."""
+        checked_name(name)
+        with contextlib.suppress(ObjectNotFound), errors_of_reading():
+            await obstore.delete_async(self._store, name)
 
     async def list_partials(self) -> AsyncIterator[ObjectInfo]:
         """Yield the unfinished uploads, with the time of their last part; for `delete_partial`.

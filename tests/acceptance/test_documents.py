@@ -156,6 +156,21 @@ async def test_the_last_one_out_removes_the_file(
     assert service.stored() == set()
 
 
+async def test_an_upload_brings_back_an_object_that_was_lost(
+    service: Service, ada: Client, bob: Client
+) -> None:
+    pdf = make_pdf(2)
+    document = (await ada.upload(service.course, pdf))["document"]
+    key = f"documents/{document['id']}.pdf"
+    service.lose(key)
+    assert (await ada.get(document["fileUrl"])).status_code == 404
+    again = await bob.upload(service.course, pdf)
+    assert (again["created"], again["document"]["id"]) == (False, document["id"])
+    for user in (ada, bob):
+        assert (await user.get(document["fileUrl"])).content == pdf
+    assert service.stored() == {key}
+
+
 async def test_links_and_unlinks_at_once_never_end_at_a_deleted_row(
     service: Service, ada: Client, bob: Client
 ) -> None:

@@ -1,7 +1,9 @@
 """`studybuddy doctor` as an operator runs it."""
 
+import contextlib
 import hashlib
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.db import ledger
 from app.db.migrations import downgrade, revision_drift
 from app.db.models import Document, Lecture
-from app.domain import JobKind
+from app.domain import JobKind, LectureStatus
 from app.embedded.servers import EmbeddedServers
 from app.errors import StorageError
 from app.services.doctor import Doctor, Finding
@@ -24,20 +26,30 @@ from app.settings import Settings, load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
 from app.storage.protocol import ObjectInfo, OpenedFile
+from tests.media import write_audio
 from tests.s3 import BUCKET, KEYS
 
 COULD_NOT_LOOK = 3
 
 
 def _doctor(settings: Settings, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "DATA_DIR": str(settings.data_path), "COLUMNS": "120"}
+    command = [sys.executable, "-m", "app.cli", "doctor", *options]
+    return subprocess.run(
+        command,
+        env=_environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    environment = {**os.environ, "DATA_DIR": str(settings.data_path)}
     for name in ("database_url", "redis_url", "storage_url", "s3_endpoint_url", *KEYS):
         if value := getattr(settings, name):
             environment[name.upper()] = value
-    command = [sys.executable, "-m", "app.cli", "doctor", *options]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=30, check=False
-    )
+    return environment
 
 
 async def test_exit_codes_and_table(settings: Settings) -> None:
@@ -210,6 +222,103 @@ async def test_scratch_beside_a_bucket_is_looked_at(
         Finding("scratch file without a job", left),
     ]
     await scratch.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "+faststart"}], ids=["end", "start"])
+async def test_recordings_are_compared_with_their_rows(
+    sessions: async_sessionmaker[AsyncSession], tmp_path: Path, options: dict[str, str]
+) -> None:
+    audio = write_audio(tmp_path / "a.m4a", 5, options=options).read_bytes()
+    moov, mdat = audio.index(b"moov"), audio.index(b"mdat")
+    contents = {
+        "empty": b"",
+        "stump": audio[:100],
+        "cut": audio[:-1000],
+        "no index": audio[:moov] + b"free" + audio[moov + 4 :],
+        "no sound": audio[:mdat] + b"free" + audio[mdat + 4 :],
+        "zeros": bytes(len(audio)),
+        "a header that lies": b"\xff" * len(audio),
+        "longer": audio,
+        "whole": audio,
+    }
+    seconds = {"longer": 60}
+    storage, keys = MemoryStorage(), {}
+    for name, content in contents.items():
+        lecture = _completed(seconds.get(name, 5))
+        keys[name] = lecture.audio_storage_key or ""
+        async with sessions.begin() as session:
+            session.add(lecture)
+        await storage.store_file(keys[name], _chunks(content))
+    shallow = {
+        Finding("empty object", keys["empty"]),
+        Finding("object too small to be a recording", keys["stump"]),
+    }
+    assert set(await Doctor(sessions, storage).examine()) == shallow
+    broken = ("cut", "no index", "no sound", "zeros", "a header that lies")
+    assert set(await Doctor(sessions, storage).examine(deep=True)) == {
+        *shallow,
+        *(Finding("object that is no whole recording", keys[name]) for name in broken),
+        Finding("object of another duration", keys["longer"]),
+    }
+
+
+def _completed(seconds: int) -> Lecture:
+    lecture_id = uuid4()
+    url = f"https://example.org/{lecture_id}"
+    return Lecture(
+        id=lecture_id,
+        course_id=uuid4(),
+        panopto_url=url,
+        canonical_url=url,
+        status=LectureStatus.COMPLETED,
+        duration_seconds=seconds,
+        audio_storage_key=f"audio/{lecture_id}.m4a",
+    )
+
+
+LONG_NAME = f"audio/{'long-' * 30}[red].m4a"
+
+
+def _long_named(settings: Settings) -> None:
+    for name in (LONG_NAME, "audio/line\nbreak\x1b[2J", "notes.txt"):
+        path = settings.data_path / "storage" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_into_a_pipe_each_finding_is_one_line(settings: Settings) -> None:
+    _long_named(settings)
+    ill = _doctor(settings)
+    assert (ill.returncode, ill.stderr) == (1, "")
+    assert ill.stdout.splitlines() == [
+        "3 findings",
+        "object of no known kind\tnotes.txt",
+        "object without a row\taudio/line\\nbreak\\x1b[2J",
+        f"object without a row\t{LONG_NAME}",
+    ]
+
+
+def test_on_a_terminal_nothing_is_cut(settings: Settings) -> None:
+    _long_named(settings)
+    master, slave = pty.openpty()
+    environment = _environment(settings) | {"COLUMNS": "60", "TERM": "dumb"}
+    command = [sys.executable, "-m", "app.cli", "doctor"]
+    with subprocess.Popen(command, env=environment, stdout=slave) as process:
+        os.close(slave)
+        shown = _read_terminal(master)
+        assert process.wait(30) == 1
+    cells = [line.split("│")[2].strip() for line in shown.splitlines() if line.count("│") == 3]
+    assert LONG_NAME in "".join(cells)
+    assert "…" not in shown
+
+
+def _read_terminal(master: int) -> str:
+    shown = b""
+    with contextlib.suppress(OSError):  # How Linux tells that nobody writes to it any more.
+        while chunk := os.read(master, 4096):
+            shown += chunk
+    os.close(master)
+    return shown.decode()
 
 
 def _part_of(lecture_id: UUID) -> str:

@@ -298,9 +298,25 @@ async def test_bad_keys_are_refused_everywhere(storage: ObjectStore, key: str) -
     if isinstance(storage, LocalStorage):
         with pytest.raises(InvalidKey):
             storage.path_of(key)
-        with pytest.raises(InvalidKey):
-            await storage.delete_partial(key)
     assert await keys(storage) == set()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/etc", "a//b", "a/../b", "a\0b", "a/"])
+async def test_no_name_leads_out_of_the_store(storage: ObjectStore, name: str) -> None:
+    with pytest.raises(InvalidKey):
+        await storage.delete_stray(name)
+    if isinstance(storage, LocalStorage):
+        with pytest.raises(InvalidKey):
+            await storage.delete_partial(name)
+
+
+async def test_strays_are_told_and_deleted(storage: ObjectStore) -> None:
+    for key in ("audio/a.m4a", "audio/sub/b"):
+        await storage.store_file(key, stream(b"x"))
+    assert {info.key async for info in storage.list_all()} == {"audio/a.m4a", "audio/sub/b"}
+    for name in ("audio/sub/b", "audio/sub/b", "audio/.missing", "no/such folder/x"):
+        await storage.delete_stray(name)
+    assert {info.key async for info in storage.list_all()} == {"audio/a.m4a"}
 
 
 async def test_memory_stays_flat(local: LocalStorage) -> None:
@@ -368,12 +384,18 @@ async def test_links_are_not_followed(local: LocalStorage, tmp_path: Path) -> No
             await read(local, key)
         with pytest.raises(ObjectNotFound):
             await local.stat_file(key)
+    assert {info.key: info.size_bytes async for info in local.list_all()} == {
+        "a/x": 1,
+        "a/file": 0,
+        "folder": 0,
+    }
     for key in ("folder/secret", "folder/new"):
         with pytest.raises(StorageError):
             await local.store_file(key, stream(b"overwritten"))
         with pytest.raises(StorageError):
             local.path_of(key)
         await local.delete_file(key)
+        await local.delete_stray(key)
     await local.store_file("a/file", stream(b"in its own place"))
 
     assert await keys(local) == {"a/x", "a/file"}

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import obstore
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +18,7 @@ from app.errors import ConfigurationError, InvalidKey, StorageError
 from app.settings import Settings
 from app.storage.protocol import Presentation
 from app.storage.s3 import S3Storage
-from tests.s3 import BUCKET, Fault, FaultyProxy, open_uploads, s3_settings
+from tests.s3 import BUCKET, Fault, FaultyProxy, open_uploads, plain_store, s3_settings
 from tests.serving import serving
 from tests.wait import wait_until
 
@@ -138,6 +139,22 @@ async def test_unfinished_uploads_are_found_and_aborted(
     await s3.delete_partial(found.key)
     await s3.delete_partial(found.key)
     assert [partial async for partial in s3.list_partials()] == []
+
+
+async def test_what_others_put_into_the_bucket_is_told_and_deleted(
+    endpoint: str, bucket: Settings, s3: S3Storage
+) -> None:
+    names = {"audio/.hidden", "audio/a b%20c", ".partial/x", "audio/ä/b", "documents/a?b#c.pdf"}
+    theirs = plain_store(endpoint, bucket)
+    for name in names:
+        await obstore.put_async(theirs, name, b"x")
+    assert {info.key async for info in s3.list_all()} == names
+    for name in names:
+        with pytest.raises(InvalidKey):
+            await s3.delete_file(name)
+        await s3.delete_stray(name)
+        await s3.delete_stray(name)
+    assert [info async for info in s3.list_all()] == []
 
 
 async def test_listings_go_through_all_pages() -> None:
