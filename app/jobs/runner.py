@@ -185,6 +185,8 @@ class JobRunner:
 
     async def _claim_for_all_lanes(self) -> None:
         try:
+            if self._contact is None:  # What was left behind goes first: look for it once before.
+                await self._look_around()
             await self._give_strays_back()
             for lane in self.lanes:
                 await self._claim_for(lane)

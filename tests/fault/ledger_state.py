@@ -49,10 +49,13 @@ async def assert_one_effect(service: Service, deployment: Deployment, database: 
         FROM lectures AS l
         """
     )
-    failed = (
-        "SELECT failure::text, error_message, attempt FROM lectures WHERE status <> 'completed'"
+    failed = await database.rows(
+        """
+        SELECT l.failure::text, l.error_message, l.attempt, jobs.crashes, jobs.crashes_alone
+        FROM lectures AS l JOIN jobs ON subject_id = l.id WHERE status <> 'completed'
+        """
     )
-    assert [dict(row) for row in await database.rows(failed)] == []
+    assert not failed, failed
     for row in lectures:
         assert 1 <= row["attempt"] <= row["claims"], dict(row)
     open_jobs = "SELECT * FROM jobs WHERE state IN ('queued', 'running') AND kind <> 'sweep'"
