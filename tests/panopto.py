@@ -9,8 +9,8 @@ import pytest
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.ingest.downloader import PanoptoDownloader
-from app.ingest.fetch import Patience
 from app.ingest.guard import GuardedClient
+from app.ingest.patience import Patience
 from app.ingest.protocols import LectureRequest, Progress
 from app.storage.local import LocalStorage
 

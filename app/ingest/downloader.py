@@ -7,11 +7,12 @@ import structlog
 from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.audio_ranges import AudioOptions, fetch_audio
-from app.ingest.fetch import PATIENCE, Patience, fetch_file, whole_file_of
+from app.ingest.fetch import fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
 from app.ingest.http_failures import no_recording
 from app.ingest.part_file import has_part, tidied
+from app.ingest.patience import PATIENCE, Patience
 from app.ingest.protocols import (
     DownloadedSource,
     LectureRequest,
@@ -153,7 +154,13 @@ class PanoptoDownloader:
         tier = Tier.AUDIO_PODCAST if location.kind == "podcast" else Tier.WHOLE_FILE
         fetched = stored.fetched_bytes + ranges.fetched_bytes
         return DownloadedSource(
-            stored.key, stored.size_bytes, duration, location.segments, tier, fetched
+            stored.key,
+            stored.size_bytes,
+            duration,
+            location.segments,
+            tier,
+            fetched,
+            has_changed=stored.has_changed or ranges.has_changed,
         )
 
     async def _fetch_ranges(

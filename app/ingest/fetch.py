@@ -9,12 +9,10 @@ Validators and ranges follow RFC 9110, sections 13.1.5 and 14.
 
 from __future__ import annotations
 
-import asyncio
-import random
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import structlog
@@ -22,42 +20,17 @@ import structlog
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.guard import GuardedClient, content_type
-from app.ingest.http_failures import login_required, looks_like_login, unknown_form
+from app.ingest.http_failures import SourceBusy, login_required, looks_like_login, unknown_form
 from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
+from app.ingest.patience import PATIENCE, Patience
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress
 from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_MOST_WANTED_BYTES = 256 * 1024
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How much is borne within one attempt; what is more goes to the job's own retries.
-
-    Waits are ``uniform(0, min(longest, first * 2**n))``: exponential backoff with full jitter, on
-    top of a Retry-After.  One above ``longest_wait_seconds`` is left to the job.
-    """
-
-    tries_without_progress: int = 5
-    tries_in_all: int = 1000
-    restarts: int = 3
-    first_wait_seconds: float = 0.2
-    longest_wait_seconds: float = 5.0
-
-    async def wait(self, tries: int, failure: IngestFailed) -> None:
-        """Wait before try number ``tries`` (the first is 1), or raise the failure at once."""
-        named = failure.retry_after_seconds or 0.0
-        if named > self.longest_wait_seconds:
-            raise failure
-        ceiling = min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** (tries - 1))
-        jittered = random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards no secret
-        await asyncio.sleep(named + jittered)
-
-
-PATIENCE = Patience()
 
 
 class _SourceChanged(Exception):
@@ -90,6 +63,7 @@ async def fetch_file(
     ``begun``.  Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED
     (transient) where the source keeps ending before its own Content-Length.
     """
+    has_changed = False
     body = _FileBody(client, location, report, max_bytes, patience)
     async with open_part(scratch, key_stem) as part:
         version = await _go_on(part, whole_file_of(location), begun)
@@ -98,10 +72,12 @@ async def fetch_file(
             try:
                 fetched_bytes = await _fill(part, body)
             except _SourceChanged:
+                has_changed = True
                 body = _FileBody(client, location, report, max_bytes, patience)
                 await part.discard()
                 continue
-            return await part.publish("mp4", fetched_bytes)
+            fetched = await part.publish("mp4", fetched_bytes)
+            return replace(fetched, has_changed=has_changed)
     raise IngestFailed(
         LectureFailure.NETWORK, "The source keeps changing while it is read.", transient=True
     )
@@ -151,7 +127,7 @@ class _FileBody:
         self._report = report
         self._max_bytes = max_bytes
         self._patience = patience
-        self._answered = False
+        self._answered = self._refused = False
         self._offset = 0
         self._began_at = 0
         self._is_whole = False
@@ -178,8 +154,8 @@ class _FileBody:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the rest of the file once, or raise.
 
-        A source that does not go on where another attempt stopped, not by a byte, may have trouble
-        with that alone: it is asked, once, for the whole file, and what is there is passed over.
+        A source that refuses to go on where another attempt stopped may have trouble with that
+        alone: it is asked, once, for the whole file, and what is there is passed over.
         """
         try:
             async with aclosing(self._rest()) as rest:
@@ -199,9 +175,14 @@ class _FileBody:
 
     def _may_be_for_going_on(self, failure: IngestFailed) -> bool:
         """Whether the failure may be for the Range; a Retry-After is for everything."""
-        return 0 < self._began_at == self._offset and not failure.retry_after_seconds
+        is_idle = 0 < self._began_at == self._offset
+        return is_idle and self._refused and not failure.retry_after_seconds
 
     async def _rest(self) -> AsyncGenerator[bytes, None]:
+        """Yield what a source lets through that brings enough each time; idle tries are few.
+
+        One that has brought nothing yet in this attempt is not asked twice.
+        """
         idle = 0
         if self._total is not None and 0 < self._total <= self._offset:
             return
@@ -216,14 +197,20 @@ class _FileBody:
                 failure = _ends_early()
             except IngestFailed as error:
                 failure = self._judged(error)
-            idle = 1 if self._offset > before else idle + 1
-            if idle > self._patience.tries_without_progress:
+            idle = 1 if self._offset - before >= self._wanted_bytes else idle + 1
+            has_news = self._offset > self._began_at
+            if not has_news or idle > self._patience.tries_without_progress:
                 raise _ends_early() if self._answered else failure
             await self._patience.wait(idle, failure)
         raise failure
 
+    @property
+    def _wanted_bytes(self) -> int:
+        """How much a connection has to bring for the source to be worth another one."""
+        return max(1, min(_MOST_WANTED_BYTES, (self._total or 0) // 100))
+
     async def _one_connection(self) -> AsyncGenerator[bytes, None]:
-        self._answered = False
+        self._answered = self._refused = False
         async with self._client.stream(
             "GET",
             self._location.url,
@@ -289,6 +276,7 @@ class _FileBody:
 
     def _judged(self, failure: IngestFailed) -> IngestFailed:
         """Raise what no further try within this attempt can mend, else return it."""
+        self._refused = isinstance(failure, SourceBusy) or not failure.transient
         if self._offset == 0:
             raise failure
         if failure.failure is LectureFailure.LOGIN_REQUIRED:

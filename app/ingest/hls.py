@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed, NotReadyYet
-from app.ingest.fetch import PATIENCE, Patience, require_media_type, too_large
+from app.ingest.fetch import require_media_type, too_large
 from app.ingest.guard import GuardedClient, origin_of
 from app.ingest.part_file import Extension, FetchedFile, Version, open_part, source_name
+from app.ingest.patience import PATIENCE, Patience, Retries
 from app.ingest.playlist import MasterPlaylist, MediaPlaylist, Part, SegmentKey, parse_playlist
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress, Run
 from app.storage.protocol import LocalFiles
@@ -229,7 +230,7 @@ class _Segments:
         self._stream = stream
         self._report = report
         self._max_bytes = max_bytes
-        self._patience = patience
+        self._retries = Retries(patience)
         self._first = had.parts
         self.received_bytes = had.size_bytes
         """What was there already, and what has arrived since."""
@@ -240,14 +241,15 @@ class _Segments:
         self._keys: dict[str, asyncio.Future[bytes]] = {}
 
     async def bodies(self) -> AsyncGenerator[bytes, None]:
-        """Yield one part after the other, or raise."""
+        """Yield one part after the other, or raise.  The first is asked for alone."""
         upcoming = islice(enumerate(self._stream.playlist.parts), self._first, None)
-        running = deque(self._start(*each) for each in islice(upcoming, _IN_FLIGHT))
+        running = deque(self._start(*each) for each in islice(upcoming, 1))
         try:
             while running:
                 body = await running[0]
                 running.popleft()
-                running.extend(self._start(*each) for each in islice(upcoming, 1))
+                room = _IN_FLIGHT - len(running)
+                running.extend(self._start(*each) for each in islice(upcoming, room))
                 yield body
                 await self._room.advance()
         finally:
@@ -260,21 +262,10 @@ class _Segments:
         """Fetch a part, again where that may help, and decrypt it."""
         if part.is_gap:
             return b""
-        body = await self._retried(partial(self._fetch, number, part))
+        body = await self._retries.of(partial(self._fetch, number, part))
         self._done_seconds += part.duration_seconds
         self._done_bytes += len(body)
         return _decrypted(part, body, await self._key(part.key)) if part.key else body
-
-    async def _retried(self, fetch: Callable[[], Awaitable[bytes]]) -> bytes:
-        tries = 0
-        while True:
-            try:
-                return await fetch()
-            except IngestFailed as error:
-                tries += 1
-                if not error.transient or tries > self._patience.tries_without_progress:
-                    raise
-                await self._patience.wait(tries, error)
 
     async def _fetch(self, number: int, part: Part) -> bytes:
         self._room.forget(number)
@@ -312,7 +303,7 @@ class _Segments:
         """Fetch each key once, however many segments wait for it."""
         if key.url not in self._keys:
             self._keys[key.url] = asyncio.ensure_future(
-                self._retried(partial(self._fetch_key, key.url))
+                self._retries.of(partial(self._fetch_key, key.url))
             )
         return await asyncio.shield(self._keys[key.url])
 

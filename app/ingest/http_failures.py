@@ -40,6 +40,21 @@ _LOGIN_WORDS = frozenset(
 _MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 
 
+class SourceBusy(IngestFailed):
+    """The source answered, and the answer is that it is busy or out of order: it passes.
+
+    A connection that drops says nothing of the kind.
+    """
+
+    def __init__(self, retry_after_seconds: float | None = None) -> None:
+        super().__init__(
+            LectureFailure.NETWORK,
+            "The source is busy or out of order.",
+            transient=True,
+            retry_after_seconds=retry_after_seconds,
+        )
+
+
 def login_required() -> IngestFailed:
     """Return the failure that tells the user what helps."""
     return IngestFailed(LectureFailure.LOGIN_REQUIRED, LOGIN_ADVICE)
@@ -77,12 +92,7 @@ def failure_of_status(response: httpx.Response) -> IngestFailed:
     if status in _LOGIN_STATUSES:
         return login_required()
     if status in _TRANSIENT_STATUSES or status >= 500:
-        return IngestFailed(
-            LectureFailure.NETWORK,
-            "The source is busy or out of order.",
-            transient=True,
-            retry_after_seconds=retry_after_seconds(response.headers.get("retry-after")),
-        )
+        return SourceBusy(retry_after_seconds(response.headers.get("retry-after")))
     return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The source does not have the recording.")
 
 

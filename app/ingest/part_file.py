@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from app.cancellation import ended
 from app.errors import IngestFailed, NotReadyYet, StorageError
+from app.ingest.sandbox import ChildKilled
 from app.storage.batches import BATCH_BYTES, MAX_BATCH_CHUNKS
 from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
@@ -60,11 +61,15 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """The object stored, and how many bytes this attempt took from the source for it."""
+    """The object stored, and how many bytes this attempt took from the source for it.
+
+    ``has_changed``: what the source had was another file, for all we know, when it was begun.
+    """
 
     key: str
     size_bytes: int
     fetched_bytes: int
+    has_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,12 +353,12 @@ def hand_over(scratch: LocalFiles, key: str, stem: str) -> None:
 def _is_gone_on_after(error: BaseException) -> bool:
     """Whether an attempt comes after the error, for which a part is of use.
 
-    An `OSError` is this machine's trouble, which passes; one of writing is a `StorageError`, and
-    what may be badly written is not gone on with.
+    An `OSError` and a `ChildKilled` are this machine's trouble, which passes; an error of writing
+    is a `StorageError`, and what may be badly written is not gone on with.
     """
     if isinstance(error, IngestFailed):
         return error.transient
-    return isinstance(error, asyncio.CancelledError | NotReadyYet | OSError)
+    return isinstance(error, asyncio.CancelledError | NotReadyYet | OSError | ChildKilled)
 
 
 def _create(path: Path) -> int:

@@ -53,7 +53,7 @@ class AudioPipeline:
         """Fetch and extract; the audio file lives until the context ends, unless it was moved.
 
         ``stem`` starts the keys of all temporary objects.  Raises `IngestFailed`, `NotReadyYet`
-        or `StorageError`.
+        or `StorageError`; `ChildKilled` and `OSError` are this machine's trouble.
         """
         audio_key = f"{stem}.m4a"
         try:
@@ -86,7 +86,8 @@ def require_whole(
 ) -> None:
     """Raise `IngestFailed` where the audio's duration is not the recording's.
 
-    They agree within 1 s or 0.5 %, whichever is more.
+    They agree within 1 s or 0.5 %, whichever is more.  Where the medium changed while it was
+    fetched, the failure passes: the source, asked again, may tell of the one that it has now.
     """
     for expected in (source.duration_seconds, lecture.duration_seconds):
         if expected is None:
@@ -97,4 +98,5 @@ def require_whole(
                 LectureFailure.TRUNCATED,
                 f"The recording lasts {expected:.0f} s, but {audio.duration_seconds:.0f} s of "
                 "audio were found.",
+                transient=source.has_changed,
             )

@@ -124,7 +124,8 @@ class DownloadedSource:
     ``duration_seconds`` is what the source (a playlist, DeliveryInfo) says the media's recording
     lasts; None where nothing was said.  ``segments`` are still to be cut out of it; ``runs`` are
     all but the first.  ``tier`` is the way that it was had, ``fetched_bytes`` what this attempt
-    took from the source for it.
+    took from the source for it.  ``has_changed``: it may be another medium than the one that the
+    source has told of.
     """
 
     key: str
@@ -134,6 +135,7 @@ class DownloadedSource:
     tier: Tier = Tier.WHOLE_FILE
     fetched_bytes: int = 0
     runs: tuple[Run, ...] = ()
+    has_changed: bool = False
 
 
 class LectureSource(Protocol):
@@ -148,7 +150,10 @@ class LectureSource(Protocol):
 
 
 class LectureDownloader(Protocol):
-    """From a link to media in the scratch store.  Raises `IngestFailed` or `NotReadyYet`."""
+    """From a link to media in the scratch store.
+
+    Raises `IngestFailed` or `NotReadyYet`; `ChildKilled` and `OSError` are this machine's trouble.
+    """
 
     async def resolve(self, request: LectureRequest) -> ResolvedLecture:
         """Ask the source what and where the recording is."""
@@ -175,7 +180,10 @@ class ExtractedAudio:
 
 
 class AudioExtractor(Protocol):
-    """From a media file to an ``.m4a``.  Raises `IngestFailed` with NO_AUDIO, TRUNCATED, …."""
+    """From a media file to an ``.m4a``.
+
+    Raises `IngestFailed` with NO_AUDIO, TRUNCATED, …; `ChildKilled` is this machine's trouble.
+    """
 
     async def extract(
         self,

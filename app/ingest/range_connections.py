@@ -102,13 +102,19 @@ class RangeConnections:
     async def _body(
         self, reader: asyncio.StreamReader, length: int, idle: asyncio.Timeout
     ) -> bytes:
-        """Read a whole body, counted while it arrives: it may take long, but not fall silent."""
+        """Read a whole body, counted while it arrives: it may take long, but not fall silent.
+
+        One that breaks off raises `IngestFailed`: the connection was not closed before it was used.
+        """
         clock = asyncio.get_running_loop().time
         body = bytearray()
         while len(body) < length:
-            chunk = await reader.read(min(_READ_BYTES, length - len(body)))
+            try:
+                chunk = await reader.read(min(_READ_BYTES, length - len(body)))
+            except ConnectionError as error:
+                raise failure_of_error(error) from error
             if not chunk:
-                raise asyncio.IncompleteReadError(bytes(body), length)
+                raise failure_of_error(asyncio.IncompleteReadError(bytes(body), length))
             body += chunk
             self.received_bytes += len(chunk)
             idle.reschedule(clock() + _IDLE_SECONDS)

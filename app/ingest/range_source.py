@@ -3,13 +3,15 @@
 import re
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.fetch import PATIENCE, Begun, Patience, require_media, validator_of
+from app.ingest.fetch import Begun, require_media, validator_of
 from app.ingest.guard import GuardedClient, origin_of
+from app.ingest.patience import PATIENCE, Patience, Retries
 from app.ingest.playlist import ByteRange
 from app.ingest.protocols import MediaLocation
 from app.ingest.range_connections import RangeConnections
@@ -76,11 +78,13 @@ class RangeSource:
     ) -> None:
         self._client = client
         self.location = location
-        self._patience = patience
+        self._retries = Retries(patience)
         self._connections: RangeConnections | None = None
         self._measured = _Measured()
         self._head = b""
         self.version: FileVersion | None = None
+        self.has_changed = False
+        """Whether it is another file now than it was at the first read."""
         self.fetched_bytes = 0
         self.size_bytes: int | None = None
         """The whole file's size, as soon as the source has told it."""
@@ -105,7 +109,7 @@ class RangeSource:
 
     def forget(self) -> None:
         """Forget the version, which is no longer what the source has."""
-        self.version, self._head = None, b""
+        self.version, self._head, self.has_changed = None, b"", True
 
     async def read_head(self, count: int) -> bytes:
         """Read the file's first bytes: the first read of all."""
@@ -130,18 +134,15 @@ class RangeSource:
             await self._connections.close()
 
     async def _read_once(self, wanted: ByteRange) -> bytes:
-        """Ask once, and again where that may help."""
-        tries = 0
-        while True:
-            try:
-                return await self._ask(wanted)
-            except IngestFailed as error:
-                tries += 1
-                if self.version and error.failure is LectureFailure.LOGIN_REQUIRED:
-                    raise _closed() from None
-                if not error.transient or tries > self._patience.tries_without_progress:
-                    raise
-                await self._patience.wait(tries, error)
+        """Ask once, and again where that may help: not a source that has said nothing yet."""
+        if self.version is None:
+            return await self._ask(wanted)
+        try:
+            return await self._retries.of(partial(self._ask, wanted))
+        except IngestFailed as error:
+            if error.failure is LectureFailure.LOGIN_REQUIRED:
+                raise _closed() from None
+            raise
 
     async def _ask(self, wanted: ByteRange) -> bytes:
         sent = time.monotonic()

@@ -19,6 +19,7 @@ from app.cancellation import ended
 _MAX_ANSWER_BYTES = 64 * 1024
 _KEPT_ERROR_BYTES = 4096
 _PROGRAM = "from app.ingest.child_process import main; main()"
+_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT}
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath}
 
 
@@ -36,8 +37,15 @@ class ChildError(Exception):
     """The child gave no result."""
 
 
+class ChildKilled(Exception):
+    """Somebody killed the child: the kernel for want of memory, or an operator.
+
+    No `ChildError`: it says nothing of what was parsed, which may well succeed another time.
+    """
+
+
 class ChildCrashed(ChildError):
-    """The child ended without an answer: a signal, an unexpected exception, a broken answer.
+    """The child ended without an answer: a fault's signal, an exception, a broken answer.
 
     ``return_code`` is negative for a signal; ``errors`` is the end of what it wrote to stderr,
     for the log alone.
@@ -73,7 +81,8 @@ async def run_child(
     """Return what the module's ``run(arguments)`` returns in a process of its own.
 
     Arguments and result are JSON objects; ``descriptors`` are what the child inherits besides its
-    standard streams.  Raises a `ChildError`; whatever happens, no process is left.
+    standard streams.  Raises a `ChildError`, or `ChildKilled`; whatever happens, no process is
+    left.
     """
     request = {"module": module, "arguments": arguments, "limits": asdict(limits)}
     body = json.dumps(request).encode()
@@ -154,6 +163,8 @@ def _kill(child: asyncio.subprocess.Process) -> None:
 def _result_of(return_code: int, answer: bytes, errors: bytes) -> dict[str, Any]:
     if return_code == -signal.SIGXCPU:
         raise ChildTimedOut
+    if return_code in _FROM_OUTSIDE:
+        raise ChildKilled
     try:
         content = json.loads(answer) if return_code == 0 else {}
     except ValueError:

@@ -27,6 +27,7 @@ from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, Stora
 from app.ingest.part_file import discard_part
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.protocols import ExtractedAudio, LectureRequest, ResolvedLecture
+from app.ingest.sandbox import ChildKilled
 from app.services import attempt_files
 from app.services.lecture_requests import (
     MAX_TITLE_CHARACTERS,
@@ -356,10 +357,13 @@ async def _left_to_the_sweep() -> AsyncIterator[None]:
 
 @contextmanager
 def _machine_trouble() -> Iterator[None]:
-    """Call what this machine lacks (processes, memory, files) by a name, and try again later."""
+    """Call what this machine lacks (processes, memory, files) by a name, and try again later.
+
+    A child that was killed is a lack of memory, as a rule.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, ChildKilled) as error:
         log.exception("machine_trouble")
         message = "The recording could not be processed."
         raise IngestFailed(LectureFailure.INTERNAL, message, transient=True) from error

@@ -13,6 +13,7 @@ from app.db.ledger import Lease
 from app.db.models import Document
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
+from app.ingest.sandbox import ChildKilled
 from app.services.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.unit_of_work import Work
 from app.storage.protocol import LocalFiles, ObjectStore
@@ -42,7 +43,7 @@ class PageCounts:
             pages = None if key is None else await self._count_object(key, lease)
         except ObjectNotFound:  # Deleted meanwhile, or on its way here from another storage.
             return await self._retry(lease)
-        except (StorageError, OSError):
+        except (StorageError, OSError, ChildKilled):
             log.exception("page_count_failed", document_id=str(lease.subject_id))
             return await self._retry(lease)
         return await self._finish(lease, pages)

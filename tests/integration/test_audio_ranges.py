@@ -1,5 +1,6 @@
 """The audio of an MP4 alone, by Range, from a tenant behind a slow line."""
 
+import asyncio
 import base64
 import struct
 from pathlib import Path
@@ -10,15 +11,18 @@ from structlog.testing import capture_logs
 
 from app.embedded.panopto import Link, PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
+from app.errors import IngestFailed
 from app.ingest import audio_index_child
 from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.audio_index import NoAudioIndex, read_audio_index
 from app.ingest.child_process import Refused
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.protocols import DownloadedSource, Progress, Segment, Tier
+from app.ingest.range_plan import IN_FLIGHT
 from app.storage.local import LocalStorage
 from tests.media import hertz_of
 from tests.panopto import Reports, files_in, request_for
+from tests.wait import wait_until
 
 STEM = "audio/one_source.1"
 SECONDS = 40
@@ -164,6 +168,28 @@ async def test_parts_that_fail_are_asked_for_again(ranges: Ranges, slow_mp4: Pat
     assert source.tier in (Tier.AUDIO_RANGES, Tier.WHOLE_FILE)
     wanted = packets(slow_mp4)
     assert packets(ranges.scratch.path_of(source.key)) == wanted
+
+
+@pytest.mark.parametrize("fault", ["busy", "cut"])
+async def test_a_source_in_trouble_is_not_asked_for_each_part_again_and_again(
+    ranges: Ranges, slow_mp4: Path, fault: str
+) -> None:
+    recording = ranges.recording(slow_mp4)
+    getting = asyncio.create_task(ranges.get(recording))
+
+    def asked() -> int:
+        return len(ranges.simulator.media_requests(recording))
+
+    await wait_until(lambda: asked() > 2, "parts are asked for", poll_seconds=0.001)
+    if fault == "busy":
+        recording.faults.media_status = 503
+    else:
+        recording.faults.cut_after_bytes, recording.faults.cut_times = 100, None
+    before = asked()
+    with pytest.raises(IngestFailed) as failure:
+        await getting
+    assert failure.value.transient
+    assert asked() - before < 1.5 * IN_FLIGHT
 
 
 async def test_a_source_that_changes_meanwhile_is_begun_anew(

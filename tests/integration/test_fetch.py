@@ -1,6 +1,5 @@
 import asyncio
 import resource
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.domain import DownloadStage, LectureFailure
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.errors import IngestFailed, LeaseLost, StorageFull
-from app.ingest.fetch import FetchedFile, Patience, fetch_file, whole_file_of
+from app.ingest.fetch import FetchedFile, fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
 from app.ingest.part_file import PartFile, Version
 from app.ingest.protocols import MediaLocation, Progress
@@ -217,13 +216,36 @@ async def test_what_came_before_a_source_was_gone_is_not_kept(
     assert not (await fetch.fails(recording)).transient
 
 
-async def test_who_is_told_not_to_wait_does_not_ask_at_once() -> None:
-    patience = Patience(first_wait_seconds=0.04, longest_wait_seconds=0.04)
-    told = IngestFailed(LectureFailure.NETWORK, "Busy.", transient=True, retry_after_seconds=0)
-    began = time.monotonic()
-    for tries in range(1, 11):
-        await patience.wait(tries, told)
-    assert time.monotonic() - began > 0.05
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_a_busy_source_is_asked_once(fetch: Fetch, recording: Recording, status: int) -> None:
+    recording.faults.media_status = status
+    with pytest.raises(IngestFailed) as failure:
+        await fetch(recording)
+    assert failure.value.transient
+    assert len(fetch.simulator.media_requests(recording)) == 1
+
+
+async def test_a_connection_that_drops_at_once_is_left_to_the_next_attempt(
+    fetch: Fetch, recording: Recording
+) -> None:
+    """It refuses nothing: the whole file is not asked for."""
+    recording.faults.ends_at_byte = 1_500_000
+    await fetch.fails(recording, kept=1_500_000)
+    failure = await fetch.fails(recording, kept=1_500_000)
+    assert (failure.failure, failure.transient) == (LectureFailure.TRUNCATED, True)
+    with pytest.raises(IngestFailed):
+        await fetch(recording)
+    (asked,) = fetch.simulator.media_requests(recording)
+    assert (asked.range, asked.status, asked.sent_bytes) == ("bytes=1500000-", 206, 0)
+
+
+async def test_a_source_that_drips_is_left_to_the_next_attempt(
+    fetch: Fetch, recording: Recording
+) -> None:
+    """What is too little for a connection of its own stays all the same."""
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 100, None
+    failure = await fetch.fails(recording, kept=400)
+    assert failure.transient
 
 
 async def test_a_short_outage_in_the_middle_is_waited_for(

@@ -16,8 +16,9 @@ from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
 from app.ingest.part_file import FetchedFile
+from app.ingest.patience import Patience
 from app.ingest.playlist import ByteRange, MasterPlaylist, MediaPlaylist, parse_playlist
-from app.ingest.protocols import MediaLocation
+from app.ingest.protocols import MediaLocation, Progress
 from app.storage.local import LocalStorage
 from tests.panopto import IMPATIENT, MIB, Reports, files_in
 from tests.serving import serving
@@ -127,8 +128,8 @@ async def test_each_segment_is_retried_by_itself(
     await hls(simulator.hls_url(recording))
     whole = hls.scratch.path_of(f"{STEM}.ts").read_bytes()
     stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
-    recording.faults.cut_after_bytes, recording.faults.cut_times = 20_000, 3
-    recording.faults.media_status, recording.faults.media_status_times = 503, 2
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 20_000, 2
+    recording.faults.media_status, recording.faults.media_status_times = 503, 1
     await fetch_stream(
         hls.client,
         stream,
@@ -139,6 +140,31 @@ async def test_each_segment_is_retried_by_itself(
         patience=IMPATIENT,
     )
     assert hls.scratch.path_of("audio/two_source.1.ts").read_bytes() == whole
+
+
+@pytest.mark.parametrize("comes", [0, 1])
+async def test_a_busy_source_is_not_asked_for_each_segment_again_and_again(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording, comes: int
+) -> None:
+    """The first segment is asked for alone, and all of them share the tries."""
+    stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
+    simulator.requests.clear()
+
+    class Closing(Reports):
+        async def __call__(self, progress: Progress) -> None:
+            recording.faults.media_status = 503
+
+    patience = Patience(first_wait_seconds=0.1)
+    if not comes:
+        recording.faults.media_status = 503
+    with pytest.raises(IngestFailed) as failure:
+        await fetch_stream(
+            hls.client, stream, hls.scratch, STEM, Closing(), max_bytes=MIB, patience=patience
+        )
+    assert failure.value.transient
+    refused = [each for each in simulator.media_requests(recording) if each.status == 503]
+    others = len(stream.playlist.parts) - 1 if comes else 1
+    assert len(refused) == others + patience.tries_without_progress
 
 
 async def test_a_missing_stream_is_not_found(
@@ -373,7 +399,7 @@ async def test_few_bytes_wait_behind_a_segment_that_lingers(scratch: LocalStorag
         if name == "index.m3u8":
             lines = "\n".join(SEGMENT.format(f"{number}.ts") for number in range(count))
             return Response(playlist(lines), media_type="application/x-mpegurl")
-        if name == "0.ts":
+        if name == "1.ts":
             await may_end.wait()
         return Response(segment, media_type="video/mp2t")
 
@@ -386,10 +412,10 @@ async def test_few_bytes_wait_behind_a_segment_that_lingers(scratch: LocalStorag
             return hls.reports.all[-1].downloaded_bytes if hls.reports.all else 0
 
         try:
-            await wait_until(lambda: received() >= 32 * MIB, "as much has come as may wait")
+            await wait_until(lambda: received() >= 44 * MIB, "as much has come as may wait")
             for _ in range(20):  # The others would go on meanwhile, if they could.
                 await client.read("GET", f"{server.url}/index.m3u8", max_bytes=MIB)
-            assert received() < 33 * MIB
+            assert received() < 45 * MIB
         finally:
             may_end.set()
             stored = await fetching

@@ -1,4 +1,4 @@
-"""A download whose source is busy in the middle goes on in its next attempt, by the same worker."""
+"""A download whose attempt ends in trouble that passes, and its next one, by the same worker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,6 +17,7 @@ from app.embedded.sample_media import make_lecture
 from app.jobs.runner import JobRunner
 from app.settings import Settings, load_settings
 from app.worker import open_worker
+from tests.children import kill_a_child
 from tests.wait import wait_until
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -150,3 +151,81 @@ async def test_what_five_attempts_did_not_bring_is_thrown_away(
         lecture = await download.until(attempt, LectureStatus.PENDING, LectureStatus.FAILED)
     assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.NETWORK)
     assert download.left() == {}
+
+
+async def test_a_source_that_is_always_busy_is_asked_once_in_each_attempt(
+    download: Download, simulator: PanoptoSimulator, media: Path
+) -> None:
+    recording = simulator.add(Recording(media, offers=("mp4",)))
+    recording.faults.media_status = 503
+    await download.request(simulator.viewer_url(recording))
+    for attempt in range(1, 6):
+        lecture = await download.until(attempt, LectureStatus.PENDING, LectureStatus.FAILED)
+        assert len(simulator.media_requests(recording)) == attempt
+        await download.hurry()
+    assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.NETWORK)
+    assert download.left() == {}
+
+
+async def test_a_source_that_always_ends_early_is_asked_a_few_times(
+    download: Download, simulator: PanoptoSimulator, media: Path
+) -> None:
+    recording = simulator.add(Recording(media, offers=("mp4",)))
+    recording.faults.ends_at_byte = 1_800_000
+    await download.request(simulator.viewer_url(recording))
+    for attempt in range(1, 6):
+        lecture = await download.until(attempt, LectureStatus.PENDING, LectureStatus.FAILED)
+        await download.hurry()
+    assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.TRUNCATED)
+    asked = simulator.media_requests(recording)
+    # The head, the rest of what there is, and two more tries; then one in each attempt.
+    assert len(asked) == 4 + 4
+    assert sum(each.sent_bytes for each in asked) == 1_800_000
+
+
+@pytest.mark.parametrize("offers", [("mp4",), ("hls",)])
+async def test_a_child_that_is_killed_costs_an_attempt_and_not_the_lecture(
+    download: Download, simulator: PanoptoSimulator, media: Path, offers: tuple[str, ...]
+) -> None:
+    """Of a file, the child extracts its audio; of a stream, the first one reads a playlist."""
+    recording = simulator.add(Recording(media, offers=offers))
+    await download.request(simulator.viewer_url(recording))
+    await kill_a_child()
+    lecture = await download.until(1, LectureStatus.PENDING)
+    assert (lecture.failure, lecture.next_attempt_at is None) == (None, False)
+    assert download.left() == {}
+    await download.hurry()
+    await download.until(2, LectureStatus.COMPLETED)
+    assert set(download.left()) == {".m4a"}
+
+
+async def test_a_recording_whose_children_are_always_killed_fails_in_the_end(
+    download: Download, simulator: PanoptoSimulator, media: Path
+) -> None:
+    recording = simulator.add(Recording(media, offers=("mp4",)))
+    await download.request(simulator.viewer_url(recording))
+    for attempt in range(1, 6):
+        await kill_a_child()
+        lecture = await download.until(attempt, LectureStatus.PENDING, LectureStatus.FAILED)
+        await download.hurry()
+    assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.INTERNAL)
+    assert download.left() == {}
+
+
+async def test_a_source_that_is_replaced_by_a_longer_one_is_asked_how_long_it_is(
+    download: Download, simulator: PanoptoSimulator, media: Path, tmp_path: Path
+) -> None:
+    recording = simulator.add(Recording(media, offers=("mp4",)))
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 700_000, None
+    recording.faults.bytes_per_second = 2_000_000
+    await download.request(simulator.viewer_url(recording))
+    await wait_until(lambda: len(simulator.media_requests(recording)) > 1, "the file is coming")
+    longer = make_lecture(tmp_path / "b.mp4", 14, size_bytes=1_000_000, fragmented=True)
+    recording.media, recording.version = longer, 2
+    recording.faults.bytes_per_second = recording.faults.cut_after_bytes = None
+    lecture = await download.until(1, LectureStatus.PENDING)
+    assert lecture.failure is None
+    await download.hurry()
+    lecture = await download.until(2, LectureStatus.COMPLETED)
+    assert lecture.duration_seconds == 14
+    assert set(download.left()) == {".m4a"}

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from app.ingest import child_process
-from app.ingest.sandbox import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
+from app.ingest.sandbox import (
+    ChildCrashed,
+    ChildKilled,
+    ChildRefused,
+    ChildTimedOut,
+    Limits,
+    run_child,
+)
+from tests.children import media_children
 from tests.media import write_silence
 from tests.pdfs import make_pdf
 from tests.wait import wait_until
@@ -19,15 +27,6 @@ from tests.wait import wait_until
 LIMITS = Limits(memory_bytes=1024**3, cpu_seconds=10, file_bytes=1024**2)
 AUDIO = "app.ingest.audio_child"
 PAGES = "app.ingest.pages_child"
-
-
-def media_children() -> list[int]:
-    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [
-        pid
-        for pid in map(int, listed.split())
-        if b"app.ingest.child_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +120,15 @@ async def test_a_signal_is_a_crash(pipe: Path) -> None:
     with pytest.raises(ChildCrashed) as raised:
         await counting
     assert raised.value.return_code == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_who_is_killed_from_outside_is_not_to_blame(pipe: Path, number: int) -> None:
+    counting = asyncio.create_task(hang(pipe))
+    await wait_until(media_children, "the child runs")
+    os.kill(media_children()[0], number)
+    with pytest.raises(ChildKilled):
+        await counting
 
 
 async def test_a_cancellation_kills_the_group(pipe: Path) -> None:

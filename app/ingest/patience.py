@@ -1,0 +1,88 @@
+"""How much trouble of a source one attempt bears before it is left to the job's own retries."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from app.errors import IngestFailed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much is borne within one attempt; what is more goes to the job's own retries.
+
+    Waits are half of ``min(longest, first * 2**n)`` at least and all of it at most, on top of a
+    Retry-After: spread, but never none.  One above ``longest_wait_seconds`` is left to the job.
+    """
+
+    tries_without_progress: int = 2
+    """How often it is tried again without success, or, of a file, without enough new bytes."""
+    tries_in_all: int = 1000
+    restarts: int = 1
+    """How often a file is begun anew that has changed, or cannot be gone on with."""
+    first_wait_seconds: float = 0.5
+    longest_wait_seconds: float = 5.0
+
+    async def wait(self, tries: int, failure: IngestFailed) -> None:
+        """Wait before try number ``tries`` (the first is 1), or raise the failure at once."""
+        named = failure.retry_after_seconds or 0.0
+        if named > self.longest_wait_seconds:
+            raise failure
+        ceiling = min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** (tries - 1))
+        jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - guards no secret
+        await asyncio.sleep(named + jittered)
+
+
+PATIENCE = Patience()
+
+
+class Retries:
+    """Tries again what one attempt asks of a source side by side, a few times and with pauses.
+
+    One pauses for all: while it does, nothing is asked, and after it one asks before the others
+    do.  Where so many tries in a row have failed again, whoever made them, nothing more is asked;
+    where all those of one request have, that one fails.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._pausing = asyncio.Lock()
+        self._trouble: IngestFailed | None = None
+        """What was answered last, where that was no success."""
+        self._failed_again = 0
+
+    async def of(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what is answered in the end, or raise `IngestFailed`."""
+        tries = 0
+        while True:
+            await self._pause(tries)
+            try:
+                answer = await ask()
+            except IngestFailed as failure:
+                tries += 1
+                self._note(tries, failure)
+            else:
+                self._trouble, self._failed_again = None, 0
+                return answer
+
+    def _note(self, tries: int, failure: IngestFailed) -> None:
+        if not failure.transient or tries > self._patience.tries_without_progress:
+            raise failure
+        self._trouble = failure
+        self._failed_again += tries > 1
+
+    async def _pause(self, tries: int) -> None:
+        """Wait while another does, and, after a failure, unless the source answers well by now."""
+        async with self._pausing:
+            self._require_hope()
+            if self._trouble and tries:
+                await self._patience.wait(tries, self._trouble)
+                self._require_hope()
+
+    def _require_hope(self) -> None:
+        if self._trouble and self._failed_again >= self._patience.tries_without_progress:
+            raise self._trouble
