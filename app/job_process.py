@@ -1,8 +1,10 @@
-"""A process that works on one job, for a worker that may die of it (`app.jobs.apart`)."""
+"""Processes that work on one job each, for a worker that may die of it (`app.jobs.apart`)."""
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -25,31 +27,57 @@ log = structlog.get_logger()
 
 
 def main() -> None:
-    """Serve the worker whose pid is the argument, until it has nothing more to say."""
-    die_with_parent(int(sys.argv[1]))
+    """Fork a process for each socket that comes over the line, until that is closed.
+
+    The arguments are the line's descriptor and the worker's pid.
+    """
+    line, worker = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    die_with_parent(worker)
     for number in (signal.SIGTERM, signal.SIGINT):  # The worker hears them, and says what to do.
         signal.signal(number, signal.SIG_IGN)
-    asyncio.run(_serve())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The kernel buries them.
+    forker = os.getpid()
+    while True:
+        said, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+        if not said:
+            return
+        try:
+            if os.fork() == 0:
+                line.close()
+                _be_a_process(forker, socket.socket(fileno=descriptors[0]))
+        except OSError:  # No memory, or no more processes: it shows by the socket's end.
+            log.exception("job_process_not_forked")
+        finally:
+            os.close(descriptors[0])
 
 
-async def _serve() -> None:
-    lines = await _standard_input()
-    first = json.loads(await lines.readline())
-    settings, lease = load_settings(**first["settings"]), _lease(first["lease"])
+def _be_a_process(forker: int, worker: socket.socket) -> None:
+    """Serve the worker until it has nothing more to say, and end."""
+    os.setsid()
+    die_with_parent(forker)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        asyncio.run(_serve(worker))
+    except BaseException:
+        log.exception("job_process_broke")
+    finally:
+        os._exit(0)
+
+
+async def _serve(worker: socket.socket) -> None:
+    lines, answers = await asyncio.open_connection(sock=worker)
+    first = await lines.readline()
+    if not first:
+        return
+    said = json.loads(first)
+    settings, lease = load_settings(**said["settings"]), _lease(said["lease"])
     configure_logging(settings)
     structlog.contextvars.bind_contextvars(job_id=str(lease.job_id), kind=lease.kind.value)
+    alive = asyncio.create_task(_say_alive(answers))
     async with open_handlers(settings) as (_, handlers):
         (handler,) = [each for each in handlers if each.kind is lease.kind]
-        alive = asyncio.create_task(_say_alive())
-        await _answer_calls(lines, handler, lease)
-        alive.cancel()
-
-
-async def _standard_input() -> asyncio.StreamReader:
-    lines = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(lines)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    return lines
+        await _answer_calls(lines, answers, handler, lease)
+    alive.cancel()
 
 
 def _lease(values: dict[str, Any]) -> Lease:
@@ -57,19 +85,21 @@ def _lease(values: dict[str, Any]) -> Lease:
     return Lease(**{**values, **names, "kind": JobKind(values["kind"])})
 
 
-async def _say_alive() -> None:
+async def _say_alive(answers: asyncio.StreamWriter) -> None:
     while True:
-        _say("alive")
+        _say(answers, f"alive {os.getpid()}")
         await asyncio.sleep(ALIVE_SECONDS)
 
 
-async def _answer_calls(lines: asyncio.StreamReader, handler: JobHandler, lease: Lease) -> None:
+async def _answer_calls(
+    lines: asyncio.StreamReader, answers: asyncio.StreamWriter, handler: JobHandler, lease: Lease
+) -> None:
     """Make one call at a time, until the worker closes the line."""
     call: asyncio.Task[None] | None = None
     while line := await lines.readline():
         method = line.decode().strip()
         if method != "cancel":
-            call = asyncio.create_task(_answer(getattr(handler, method)(lease)))
+            call = asyncio.create_task(_answer(answers, getattr(handler, method)(lease)))
         elif call is not None:
             call.cancel()
     if call is not None:
@@ -77,22 +107,21 @@ async def _answer_calls(lines: asyncio.StreamReader, handler: JobHandler, lease:
         await asyncio.wait([call])
 
 
-async def _answer(call: Coroutine[Any, Any, object]) -> None:
+async def _answer(answers: asyncio.StreamWriter, call: Coroutine[Any, Any, object]) -> None:
     try:
-        _say(f"returned {await call}")
+        _say(answers, f"returned {await call}")
     except asyncio.CancelledError:
-        _say("cancelled")
+        _say(answers, "cancelled")
     except LeaseLost:
-        _say("lost")
+        _say(answers, "lost")
     except Exception as error:
         if is_outage(error):
             log.warning("job_interrupted", exc_info=True)
-            _say("outage")
+            _say(answers, "outage")
         else:
             log.exception("job_broke")
-            _say("broke")
+            _say(answers, "broke")
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def _say(answers: asyncio.StreamWriter, line: str) -> None:
+    answers.write(line.encode() + b"\n")

@@ -17,7 +17,7 @@ from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pages import count_pages
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.ytdlp_source import require_known
-from app.jobs.apart import Apart
+from app.jobs.apart import Apart, JobProcesses
 from app.jobs.doorbell import open_ring_queue
 from app.jobs.runner import (
     DATABASE_TROUBLE,
@@ -75,9 +75,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
         backends, handlers = await stack.enter_async_context(open_handlers(settings))
         lanes = lanes_of(handlers, settings.worker_concurrency)
         sessions = await _own_sessions(stack, settings)
-        runner = JobRunner(
-            sessions, backends.wakeups, lanes, apart=partial(Apart, settings, sessions)
-        )
+        processes = JobProcesses(settings)
+        stack.push_async_callback(processes.close)
+        apart = partial(Apart, processes, sessions)
+        runner = JobRunner(sessions, backends.wakeups, lanes, apart=apart)
         queue = open_ring_queue(settings.redis_url or "")
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         doorbell = RingWorker(queue, backends.wakeups, runner)

@@ -3,9 +3,11 @@
 Of a worker that died with several jobs in hand nobody can tell which of them it died of.  Here it
 can be told: the process has one job, and its worker looks on.  `app.job_process` is the other side.
 
-The worker writes lines: settings and lease first, then the name of a `JobHandler`'s method for each
-call, or ``cancel`` to cut it short.  Each call is answered by a line: ``returned`` with the value,
-or what was raised.  Lines that say ``alive`` come every second, unless the process is stuck.
+The processes are forked, in some milliseconds each, by one that has imported the program.  To that
+one the worker sends a socket for each; over the socket it writes lines: settings and lease first,
+then the name of a `JobHandler`'s method for each call, or ``cancel`` to cut it short.  Each call is
+answered by a line: ``returned`` with the value, or what was raised.  Lines that say ``alive`` and
+the process's id come every second, unless it is stuck.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from dataclasses import asdict
 
@@ -44,12 +47,15 @@ class Apart:
     """
 
     def __init__(
-        self, settings: Settings, sessions: async_sessionmaker[AsyncSession], handler: JobHandler
+        self,
+        processes: "JobProcesses",
+        sessions: async_sessionmaker[AsyncSession],
+        handler: JobHandler,
     ) -> None:
-        self._settings = settings
+        self._processes = processes
         self._sessions = sessions
         self._handler = handler
-        self._process: _JobProcess | None = None
+        self._process: JobProcess | None = None
 
     @property
     def kind(self) -> JobKind:
@@ -58,16 +64,18 @@ class Apart:
 
     async def run(self, lease: Lease) -> str:
         """Do what the handler does, over there."""
-        self._process = await _started(self._settings, lease)
-        log.info("job_apart", process=self._process.pid, crashes=lease.crashes)
+        log.info("job_apart", crashes=lease.crashes)
+        self._process = await self._processes.start(lease)
         try:
             outcome = await self._process.call("run")
         except asyncio.CancelledError:
             with contextlib.suppress(_Died):
                 await self._process.cancel()
             raise
-        except _Died as end:
-            log.error("job_killed_its_process", code=end.return_code)
+        except _Died:
+            if not self._process.has_begun:
+                raise ConnectionError("No process could be started.") from None
+            log.error("job_killed_its_process")
             async with self._sessions.begin() as session:
                 await ledger.convict(session, lease)
             raise LeaseLost from None
@@ -107,53 +115,82 @@ class Apart:
 class _Died(Exception):
     """The process has ended, or was stuck and is ended now."""
 
-    def __init__(self, return_code: int | None) -> None:
-        super().__init__(f"the process ended with code {return_code}")
-        self.return_code = return_code
+
+class JobProcesses:
+    """Starts a process for each job that is to be apart."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.model_dump(mode="json", exclude_unset=True)
+        self._forker: asyncio.subprocess.Process | None = None
+        self._line: socket.socket | None = None
+
+    async def start(self, lease: Lease) -> "JobProcess":
+        """Return the process for the job."""
+        if self._forker is None or self._forker.returncode is not None:
+            await self._start_forker()
+        if self._line is None:
+            raise ConnectionError("The forking process could not be started.")
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._line, [b"."], [theirs.fileno()])
+        process = JobProcess(*await asyncio.open_connection(sock=ours))
+        first = {"settings": self._settings, "lease": asdict(lease)}
+        process.say(json.dumps(first, default=str))
+        return process
+
+    async def close(self) -> None:
+        """End the forking process, and with it all that are left."""
+        if self._line is not None:
+            self._line.close()
+        if self._forker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._forker.kill()
+            await self._forker.wait()
+
+    async def _start_forker(self) -> None:
+        """Start it once; where this is cancelled, it is there for the next."""
+        ours, theirs = socket.socketpair()
+        if self._line is not None:
+            self._line.close()
+        self._line = ours
+        starting = asyncio.ensure_future(self._exec_forker(theirs))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await ended(starting)
+            raise
+
+    async def _exec_forker(self, line: socket.socket) -> None:
+        with line:
+            self._forker = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-c", _PROGRAM, str(line.fileno()), str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[line.fileno()],
+                start_new_session=True,
+            )
 
 
-async def _started(settings: Settings, lease: Lease) -> "_JobProcess":
-    """Start the process; if this is cancelled, none is left."""
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-c", _PROGRAM, str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-    )
-    try:
-        process = _JobProcess(await asyncio.shield(starting))
-    except asyncio.CancelledError:
-        await ended(starting)
-        if not starting.exception():
-            await _JobProcess(starting.result()).kill()
-        raise
-    values = settings.model_dump(mode="json", exclude_unset=True)
-    process.say(json.dumps({"settings": values, "lease": asdict(lease)}, default=str))
-    return process
-
-
-class _JobProcess:
+class JobProcess:
     """The process, as its worker sees it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        if process.stdin is None or process.stdout is None:
-            raise ValueError("The process must be spoken to and listened to.")
-        self.pid = process.pid
-        self._process = process
-        self._stdin, self._stdout = process.stdin, process.stdout
+    def __init__(self, answers: asyncio.StreamReader, calls: asyncio.StreamWriter) -> None:
+        self._answers, self._calls = answers, calls
         self._patience_seconds = _START_SECONDS
+        self._pid: int | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has said that it is alive."""
+        return self._pid is not None
 
     def say(self, line: str) -> None:
         """Write a line; one that nobody reads shows when the answer does not come."""
-        with contextlib.suppress(OSError):
-            self._stdin.write(line.encode() + b"\n")
+        self._calls.write(line.encode() + b"\n")
 
     async def call(self, method: str) -> str:
         """Call a method and return what it returned, or raise what it raised, or `_Died`."""
         self.say(method)
-        match (await self._answer()).split():
+        match await self._answer():
             case ["returned", value]:
                 return value
             case ["lost"]:
@@ -169,32 +206,47 @@ class _JobProcess:
 
     async def end(self) -> None:
         """Let the process announce what it has done, and end; at the latest in a moment."""
-        self._stdin.close()
-        with contextlib.suppress(TimeoutError):
+        if self._calls.can_write_eof() and not self._calls.is_closing():
+            with contextlib.suppress(OSError):
+                self._calls.write_eof()
+        with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(_END_SECONDS):
-                await self._process.wait()
+                await self._answers.read()
         await self.kill()
 
     async def kill(self) -> None:
         """End the process and whatever it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        await self._process.wait()
+        if self._pid is not None and not self._answers.at_eof():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                await self._answers.read()
+        self._calls.close()
 
-    async def _answer(self) -> str:
-        while (line := await self._line()) == "alive":
-            pass
-        return line
+    async def _answer(self) -> list[str]:
+        """Return the words of the next line that answers a call."""
+        while True:
+            words = (await self._next_line()).split()
+            if words[:1] != ["alive"]:
+                return words
+            self._pid = int(words[1])
 
-    async def _line(self) -> str:
+    async def _next_line(self) -> str:
         """Return the next line.  It is waited for by steps: a freeze of the machine is but one."""
         for _ in range(round(self._patience_seconds / _WAIT_SECONDS)):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WAIT_SECONDS):
-                    line = await self._stdout.readline()
+                    line = await self._line()
                 self._patience_seconds = _SILENT_SECONDS
-                if line.endswith(b"\n"):
-                    return line.decode().strip()
+                if line:
+                    return line
                 break
         await self.kill()
-        raise _Died(self._process.returncode)
+        raise _Died
+
+    async def _line(self) -> str:
+        """Return a line, or nothing at the end of the process."""
+        try:
+            return (await self._answers.readuntil()).decode()
+        except (asyncio.IncompleteReadError, OSError):
+            return ""

@@ -24,6 +24,7 @@ from tests.wait import wait_until
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["app.cli", "app.main", "app.worker", "tests.fault.processes"])
 _PR_SET_PDEATHSIG = 1
+_PROGRAMS = ("app.ingest.child_process", "app.job_process")
 
 
 def _run(command: str, environment: Mapping[str, str], log: Path) -> None:
@@ -121,12 +122,12 @@ class Deployment:
             self.kill(name)
 
     def strays(self) -> list[str]:
-        """Return the media children that outlive their parent, one of ours, by three seconds.
+        """Return the children that outlive their parent, one of ours, by three seconds.
 
         The parent's death ends them at once, but for one whose interpreter is just starting.
         """
         gone = self.pids - {process.pid for process in self.running.values()}
-        orphans = [child for child in _media_children() if child.parent in gone]
+        orphans = [child for child in _children() if child.parent in gone]
         return [
             f"{child.pid} {child.line}" for child in orphans if not child.ends(within_seconds=3)
         ]
@@ -152,7 +153,7 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class _MediaChild:
+class _Child:
     pid: int
     parent: int  # as its command line tells it
     line: str
@@ -169,13 +170,14 @@ class _MediaChild:
             os.close(process)
 
 
-def _media_children() -> Iterator[_MediaChild]:
-    """Yield every sandbox child of this machine."""
+def _children() -> Iterator[_Child]:
+    """Yield every sandbox child and every process for a single job of this machine."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 words = (folder / "cmdline").read_text().split("\0")[:-1]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if words and "app.ingest.child_process" in " ".join(words) and words[-1].isdigit():
-                yield _MediaChild(int(folder.name), int(words[-1]), " ".join(words))
+            is_one = any(name in " ".join(words) for name in _PROGRAMS)
+            if is_one and words[-1].isdigit():
+                yield _Child(int(folder.name), int(words[-1]), " ".join(words))

@@ -28,16 +28,35 @@ STARTS_WITHIN_SECONDS = 40
 
 
 def processes() -> list[int]:
-    """Return those that this one has started for single jobs."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    marked = [b"app.job_process" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
-    return [int(pid) for pid, is_one in zip(children, marked, strict=True) if is_one]
+    """Return those that work on single jobs for this one."""
+    return [pid for forker in forkers() for pid in _children_of(forker)]
+
+
+def forkers() -> list[int]:
+    """Return those that fork them."""
+    return [
+        pid
+        for pid in _children_of(os.getpid())
+        if b"app.job_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def _children_of(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> None:
+async def _nothing_is_left() -> AsyncIterator[None]:
     yield
-    assert processes() == []
+    await nothing_is_left()
+    assert forkers() == []
+
+
+async def nothing_is_left() -> None:
+    await wait_until(lambda: not processes(), "no process is left", timeout_seconds=3)
 
 
 @pytest.fixture
@@ -156,8 +175,9 @@ async def test_one_that_is_stuck_is_ended(
     monkeypatch.setattr("app.jobs.apart._SILENT_SECONDS", 2.0)
     recording.faults.bytes_per_second = 1
     lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
-    os.kill(await until_fetching(recording, simulator, 1), signal.SIGSTOP)
-    await wait_until(lambda: not processes(), "it is gone", timeout_seconds=20)
+    pid = await until_fetching(recording, simulator, 1)
+    os.kill(pid, signal.SIGSTOP)
+    await wait_until(lambda: pid not in processes(), "it is gone", timeout_seconds=20)
     recording.faults.bytes_per_second = None
     lecture, job = await until_ended(sessions, lecture_id)
     assert (lecture.status, job.crashes, job.crashes_alone) == (LectureStatus.COMPLETED, 3, 1)
@@ -178,7 +198,7 @@ async def test_what_is_cancelled_leaves_nothing(
         job_id = await ledger.close_job(session, DOWNLOAD, lecture_id)
     assert job_id is not None
     await worker.wakeups.publish([Wakeup("job", job_id)])
-    await wait_until(lambda: not processes(), "it is gone", timeout_seconds=3)
+    await nothing_is_left()
     assert stored(settings) == []
 
 
@@ -198,7 +218,7 @@ async def test_a_worker_that_is_stopped_hands_it_back(
         await wait_until(lambda: stored(settings), "a part is there")
         runner.stop()
         await running
-        assert processes() == []
+        await nothing_is_left()
     lecture, job = await read(sessions, lecture_id)
     assert (lecture.status, lecture.attempt) == (LectureStatus.PENDING, 0)
     assert (job.state, job.crashes, job.crashes_alone) == (JobState.QUEUED, 2, 0)
