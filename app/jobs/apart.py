@@ -65,21 +65,23 @@ class Apart:
     async def run(self, lease: Lease) -> str:
         """Do what the handler does, over there."""
         log.info("job_apart", crashes=lease.crashes)
-        self._process = await self._processes.start(lease)
+        process = self._process = await self._processes.start(lease)
         try:
-            outcome = await self._process.call("run")
+            outcome = await process.call("run")
         except asyncio.CancelledError:
             with contextlib.suppress(_Died):
-                await self._process.cancel()
+                await process.cancel()
             raise
         except _Died:
-            if not self._process.has_begun:
+            if not process.has_begun:
                 raise ConnectionError("No process could be started.") from None
             log.error("job_killed_its_process")
             async with self._sessions.begin() as session:
                 await ledger.convict(session, lease)
             raise LeaseLost from None
-        await self._process.end()
+        # The job is closed, which a heartbeat may take for its loss: too late to be called off.
+        self._process = None
+        await ended(asyncio.ensure_future(process.end()))
         return outcome
 
     async def abandon(self, lease: Lease) -> None:
@@ -123,11 +125,13 @@ class JobProcesses:
         self._settings = settings.model_dump(mode="json", exclude_unset=True)
         self._forker: asyncio.subprocess.Process | None = None
         self._line: socket.socket | None = None
+        self._starting = asyncio.Lock()
 
     async def start(self, lease: Lease) -> "JobProcess":
         """Return the process for the job."""
-        if self._forker is None or self._forker.returncode is not None:
-            await self._start_forker()
+        async with self._starting:
+            if self._forker is None or self._forker.returncode is not None:
+                await self._start_forker()
         if self._line is None:
             raise ConnectionError("The forking process could not be started.")
         ours, theirs = socket.socketpair()
