@@ -25,6 +25,8 @@ from app.worker import open_handlers
 
 log = structlog.get_logger()
 
+_LONGEST_LINE_BYTES = 16 * 1024 * 1024
+
 
 def main() -> None:
     """Fork a process for each socket that comes over the line, until that is closed.
@@ -41,14 +43,19 @@ def main() -> None:
         said, descriptors, _, _ = socket.recv_fds(line, 1, 1)
         if not said:
             return
-        try:
-            if os.fork() == 0:
-                line.close()
-                _be_a_process(forker, socket.socket(fileno=descriptors[0]))
-        except OSError:  # No memory, or no more processes: it shows by the socket's end.
-            log.exception("job_process_not_forked")
-        finally:
-            os.close(descriptors[0])
+        for descriptor in descriptors:  # None comes where there is no room for it.
+            _fork(forker, line, descriptor)
+
+
+def _fork(forker: int, line: socket.socket, descriptor: int) -> None:
+    try:
+        if os.fork() == 0:
+            line.close()
+            _be_a_process(forker, socket.socket(fileno=descriptor))
+    except OSError as error:  # No memory, or no more processes: it shows by the socket's end.
+        log.error("job_process_not_forked", reason=error.strerror)
+    finally:
+        os.close(descriptor)
 
 
 def _be_a_process(forker: int, worker: socket.socket) -> None:
@@ -58,14 +65,14 @@ def _be_a_process(forker: int, worker: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         asyncio.run(_serve(worker))
-    except BaseException:
-        log.exception("job_process_broke")
+    except Exception as error:  # noqa: BLE001 - the settings, with their secrets, are in its traceback
+        log.error("job_process_broke", reason=type(error).__name__)
     finally:
         os._exit(0)
 
 
 async def _serve(worker: socket.socket) -> None:
-    lines, answers = await asyncio.open_connection(sock=worker)
+    lines, answers = await asyncio.open_connection(sock=worker, limit=_LONGEST_LINE_BYTES)
     first = await lines.readline()
     if not first:
         return
@@ -73,11 +80,12 @@ async def _serve(worker: socket.socket) -> None:
     settings, lease = load_settings(**said["settings"]), _lease(said["lease"])
     configure_logging(settings)
     structlog.contextvars.bind_contextvars(job_id=str(lease.job_id), kind=lease.kind.value)
-    alive = asyncio.create_task(_say_alive(answers))
     async with open_handlers(settings) as (_, handlers):
+        # Not before: what keeps it from opening is not the job's fault.
+        alive = asyncio.create_task(_say_alive(answers))
         (handler,) = [each for each in handlers if each.kind is lease.kind]
         await _answer_calls(lines, answers, handler, lease)
-    alive.cancel()
+        alive.cancel()
 
 
 def _lease(values: dict[str, Any]) -> Lease:
@@ -100,6 +108,7 @@ async def _answer_calls(
         method = line.decode().strip()
         if method != "cancel":
             call = asyncio.create_task(_answer(answers, getattr(handler, method)(lease)))
+            await asyncio.sleep(0)  # It begins: one that is cancelled before never answers.
         elif call is not None:
             call.cancel()
     if call is not None:

@@ -159,6 +159,7 @@ _HEARTBEAT = text(
     UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_seconds)
     FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
     WHERE jobs.id = held.id AND jobs.lease_token = held.token
+      AND jobs.lease_until > to_timestamp(0)
     RETURNING held.token
     """
 )
@@ -211,8 +212,8 @@ _GIVE_BACK = text(
 )
 
 
-async def give_back(session: AsyncSession, leases: Iterable[Held]) -> int:
-    """Put claims back that were never answered, as if not made; return how many those were."""
+async def give_back(session: AsyncSession, leases: Iterable[Held | Lease]) -> int:
+    """Put claims back as if they had not been made; return how many those were."""
     given = list(leases)
     parameters = {"ids": [each.job_id for each in given], "tokens": [each.token for each in given]}
     return len((await session.execute(_GIVE_BACK, parameters)).all())

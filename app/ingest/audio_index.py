@@ -10,7 +10,7 @@ from itertools import pairwise
 from pydantic import BaseModel, ValidationError
 
 from app.ingest.playlist import ByteRange
-from app.ingest.sandbox import ChildError, ChildRefused, Limits, run_child
+from app.ingest.sandbox import ChildError, ChildKilled, ChildRefused, Limits, run_child
 
 _LIMITS = Limits(memory_bytes=1024**3, cpu_seconds=20, file_bytes=0)
 _TIMEOUT_SECONDS = 30.0
@@ -63,7 +63,7 @@ async def read_audio_index(moov: bytes, size_bytes: int) -> AudioIndex:
         answer = _Answer.model_validate(result)
     except ChildRefused as refusal:
         raise NoAudioIndex(refusal.code) from None
-    except (ChildError, ValidationError):
+    except (ChildError, ChildKilled, ValidationError):
         raise NoAudioIndex("index_unreadable") from None
     spans = tuple(ByteRange(start, length) for start, length in answer.spans)
     _require_sound(spans, size_bytes)

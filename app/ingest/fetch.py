@@ -29,7 +29,7 @@ from app.storage.protocol import LocalFiles
 log = structlog.get_logger(__name__)
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_MOST_WANTED_BYTES = 256 * 1024
+_MOST_WANTED_BYTES = 64 * 1024
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 
 

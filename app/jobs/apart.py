@@ -73,8 +73,8 @@ class Apart:
                 await process.cancel()
             raise
         except _Died:
-            if not process.has_begun:
-                raise ConnectionError("No process could be started.") from None
+            if not process.has_begun or process.has_lost_its_forker:
+                raise ConnectionError("The process was not let work.") from None
             log.error("job_killed_its_process")
             async with self._sessions.begin() as session:
                 await ledger.convict(session, lease)
@@ -137,7 +137,7 @@ class JobProcesses:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._line, [b"."], [theirs.fileno()])
-        process = JobProcess(*await asyncio.open_connection(sock=ours))
+        process = JobProcess(*await asyncio.open_connection(sock=ours), self._line)
         first = {"settings": self._settings, "lease": asdict(lease)}
         process.say(json.dumps(first, default=str))
         return process
@@ -177,8 +177,10 @@ class JobProcesses:
 class JobProcess:
     """The process, as its worker sees it."""
 
-    def __init__(self, answers: asyncio.StreamReader, calls: asyncio.StreamWriter) -> None:
-        self._answers, self._calls = answers, calls
+    def __init__(
+        self, answers: asyncio.StreamReader, calls: asyncio.StreamWriter, forker: socket.socket
+    ) -> None:
+        self._answers, self._calls, self._forker = answers, calls, forker
         self._patience_seconds = _START_SECONDS
         self._pid: int | None = None
 
@@ -186,6 +188,16 @@ class JobProcess:
     def has_begun(self) -> bool:
         """Whether it has said that it is alive."""
         return self._pid is not None
+
+    @property
+    def has_lost_its_forker(self) -> bool:
+        """Whether the one that it was forked from, whose end is its own, is gone."""
+        try:
+            return self._forker.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def say(self, line: str) -> None:
         """Write a line; one that nobody reads shows when the answer does not come."""

@@ -5,7 +5,8 @@ ring was lost, whose time has come, or whose worker died is found without anyone
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -45,26 +46,21 @@ class JobHandler(Protocol):
     @property
     def kind(self) -> JobKind:
         """The kind it handles."""
-        ...
 
     async def run(self, lease: Lease) -> str:
         """Do the work, close or requeue the job, and return which: done, failed or retried.
 
         Cancelled, it leaves nothing behind but what `hand_back` keeps or `forget` deletes.
         """
-        ...
 
     async def abandon(self, lease: Lease) -> None:
         """Close a job that cannot be worked on: it killed its workers, or hit a fault of ours."""
-        ...
 
     async def hand_back(self, lease: Lease) -> None:
         """Put the job back, as if it had not been taken up."""
-        ...
 
     async def forget(self, lease: Lease) -> None:
         """Delete what is left of work on a job that was taken away."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +156,7 @@ class JobRunner:
             self.stop()
             watch.cancel()
             await self._hand_everything_back(claims)
-            await _cancel_all([*parts, *self._tasks()])
+            await _cancel_all([*parts, *self._tasks()], self._give_rest_back())
         for part in parts:
             if part.done() and not part.cancelled():
                 part.result()
@@ -176,11 +172,9 @@ class JobRunner:
             await self._wait_for_ring()
 
     async def _wait_for_ring(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SWEEP_SECONDS):
                 await self._wanted.wait()
-        except TimeoutError:
-            return
         self._wanted.clear()
 
     async def _claim_for_all_lanes(self) -> None:
@@ -365,6 +359,13 @@ class JobRunner:
         except TimeoutError:
             log.warning("not_handed_back", jobs=len(self._running))
 
+    async def _give_rest_back(self) -> None:
+        """Give back what could not be handed back in time: an end that we were told is no crash."""
+        with contextlib.suppress(*DATABASE_TROUBLE):
+            if rest := self._held():
+                async with self.sessions.begin() as session:
+                    await ledger.give_back(session, rest)
+
     def _give_up(self) -> None:
         for each in self._running.values():
             each.give_up()
@@ -387,8 +388,12 @@ class JobRunner:
                 return "handed_back"
 
 
-async def _cancel_all(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Cancel what is left; a database that does not answer may hold some of it for longer."""
+async def _cancel_all(
+    tasks: Sequence["asyncio.Task[Any]"], last: Coroutine[Any, Any, None]
+) -> None:
+    """Cancel what is left, with a last word; where the database hangs, some may go on."""
+    saying = asyncio.create_task(last)
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks, timeout=_END_SECONDS)
+    await asyncio.wait([*tasks, saying], timeout=_END_SECONDS)
+    saying.cancel()

@@ -228,3 +228,63 @@ async def test_a_worker_that_is_stopped_hands_it_back(
 def stored(settings: Settings) -> list[str]:
     folder = settings.data_dir / "storage" / "audio"
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+async def test_one_that_is_called_off_as_it_starts_answers(
+    settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    async with open_worker(settings) as runner:
+        running = asyncio.create_task(runner.run())
+        await wait_until(processes, "one starts", timeout_seconds=STARTS_WITHIN_SECONDS)
+        runner.stop()
+        await running
+    lecture, job = await read(sessions, lecture_id)
+    assert (lecture.status, lecture.attempt) == (LectureStatus.PENDING, 0)
+    assert (job.state, job.crashes, job.crashes_alone) == (JobState.QUEUED, 2, 0)
+
+
+async def test_the_end_of_the_forking_process_is_nobodys_fault(
+    sessions: Sessions, worker: JobRunner, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.bytes_per_second = 1
+    lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    await until_fetching(recording, simulator, 1)
+    (forker,) = forkers()
+    recording.faults.bytes_per_second = None
+    os.kill(forker, signal.SIGKILL)
+    lecture, job = await until_ended(sessions, lecture_id)
+    assert (lecture.status, job.crashes, job.crashes_alone) == (LectureStatus.COMPLETED, 2, 0)
+
+
+async def test_what_keeps_it_from_starting_is_not_the_jobs_fault(
+    settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    """The storage is away as the process starts, and back before the next try."""
+    settings = load_settings(
+        **settings.model_dump(exclude_unset=True),
+        panopto_hosts=(simulator.host_port,),
+        fetch_allowed_private_hosts=(simulator.host_port,),
+    )
+    async with open_worker(settings) as runner:
+        storage, elsewhere = settings.data_dir / "storage", settings.data_dir / "elsewhere"
+        storage.rename(elsewhere)
+        storage.write_text("no folder")
+        lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+        running = asyncio.create_task(runner.run())
+        await wait_until(
+            lambda: tried(sessions), "it was tried", timeout_seconds=STARTS_WITHIN_SECONDS
+        )
+        storage.unlink()
+        elsewhere.rename(storage)
+        lecture, job = await until_ended(sessions, lecture_id)
+        runner.stop()
+        await running
+    assert (lecture.status, job.crashes, job.crashes_alone) == (LectureStatus.COMPLETED, 2, 0)
+
+
+async def tried(sessions: Sessions) -> bool:
+    """Whether the job was claimed, and handed back since."""
+    async with sessions() as session:
+        query = "SELECT 1 FROM jobs WHERE holder IS NOT NULL AND state = 'queued' AND crashes = 2"
+        return (await session.execute(text(query))).first() is not None
