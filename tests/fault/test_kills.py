@@ -142,7 +142,7 @@ def _report(what: str, seconds: list[float]) -> None:
 async def test_who_is_interrupted_again_and_again_gets_through(
     service: Service, deployment: Deployment, media: Path
 ) -> None:
-    await _kill_the_same_work(service, deployment, media, kills=4, lectures=5, download_seconds=8.0)
+    await _kill_the_same_work(service, deployment, media, kills=3, lectures=5, download_seconds=5.0)
 
 
 @pytest.mark.fault_long
