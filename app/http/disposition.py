@@ -48,7 +48,8 @@ def _plain(name: str) -> str:
     """Return the nearest name in printable ASCII that needs no escape within quotes."""
     decomposed = unicodedata.normalize("NFKD", name)
     kept = (c for c in decomposed if not unicodedata.combining(c))
-    return "".join(c if c.isascii() and c.isprintable() and c not in _UNSAFE else "_" for c in kept)
+    safe = (c if c.isascii() and c.isprintable() and c not in _UNSAFE else "_" for c in kept)
+    return "".join(safe) or _FALLBACK  # Of combining marks alone nothing is left.
 
 
 def _is_visible(character: str) -> bool:

@@ -36,6 +36,7 @@ GRAMMAR = re.compile(
         ("\x00\x01", 'inline; filename="document.pdf"'),
         ("/", 'inline; filename="document.pdf"'),
         ("..", 'inline; filename="document.pdf"'),
+        ("\u0301", "inline; filename=\"document.pdf\"; filename*=UTF-8''%CC%81"),
     ],
 )
 def test_known_names(filename: str, value: str) -> None:
