@@ -72,13 +72,18 @@ def recording(simulator: PanoptoSimulator, tmp_path: Path) -> Recording:
 
 
 @pytest.fixture
-async def worker(settings: Settings, simulator: PanoptoSimulator) -> AsyncIterator[JobRunner]:
-    """A running worker."""
-    settings = load_settings(
+def settings(settings: Settings, simulator: PanoptoSimulator) -> Settings:
+    """The test's settings, with the simulator among the hosts that may be asked."""
+    return load_settings(
         **settings.model_dump(exclude_unset=True),
         panopto_hosts=(simulator.host_port,),
         fetch_allowed_private_hosts=(simulator.host_port,),
     )
+
+
+@pytest.fixture
+async def worker(settings: Settings) -> AsyncIterator[JobRunner]:
+    """A running worker."""
     async with open_worker(settings) as runner:
         running = asyncio.create_task(runner.run())
         yield runner
@@ -206,11 +211,6 @@ async def test_a_worker_that_is_stopped_hands_it_back(
     settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
 ) -> None:
     recording.faults.bytes_per_second, recording.faults.no_range = 20_000, True
-    settings = load_settings(
-        **settings.model_dump(exclude_unset=True),
-        panopto_hosts=(simulator.host_port,),
-        fetch_allowed_private_hosts=(simulator.host_port,),
-    )
     lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
     async with open_worker(settings) as runner:
         running = asyncio.create_task(runner.run())
@@ -261,11 +261,6 @@ async def test_what_keeps_it_from_starting_is_not_the_jobs_fault(
     settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
 ) -> None:
     """The storage is away as the process starts, and back before the next try."""
-    settings = load_settings(
-        **settings.model_dump(exclude_unset=True),
-        panopto_hosts=(simulator.host_port,),
-        fetch_allowed_private_hosts=(simulator.host_port,),
-    )
     async with open_worker(settings) as runner:
         storage, elsewhere = settings.data_dir / "storage", settings.data_dir / "elsewhere"
         storage.rename(elsewhere)
