@@ -92,7 +92,8 @@ class Apart:
 
     async def hand_back(self, lease: Lease) -> None:
         """Put the job back; what was fetched is known to the process alone."""
-        if not await self._called("hand_back"):
+        # An outage is tried again, and a lost lease forgotten: both by the same process.
+        if not await self._called("hand_back", last_unless=(ConnectionError, LeaseLost)):
             await self._handler.hand_back(lease)
 
     async def forget(self, lease: Lease) -> None:
@@ -100,17 +101,21 @@ class Apart:
         if not await self._called("forget"):
             await self._handler.forget(lease)
 
-    async def _called(self, method: str) -> bool:
+    async def _called(self, method: str, *, last_unless: tuple[type[Exception], ...] = ()) -> bool:
         """Make the last call to the process; return whether it was there to answer."""
-        process, self._process = self._process, None
-        if process is None:
+        if (process := self._process) is None:
             return False
         try:
             await process.call(method)
+        except last_unless:
+            raise
         except _Died:
             return False
-        finally:
+        except BaseException:
             await process.end()
+            raise
+        self._process = None
+        await process.end()
         return True
 
 

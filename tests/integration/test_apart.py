@@ -230,6 +230,22 @@ def stored(settings: Settings) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
+async def test_what_was_lost_when_it_is_to_be_handed_back_leaves_nothing(
+    settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    recording.faults.bytes_per_second, recording.faults.no_range = 20_000, True
+    lecture_id = await request(sessions, simulator.viewer_url(recording), crashes=2)
+    async with open_worker(settings) as runner:
+        running = asyncio.create_task(runner.run())
+        await until_fetching(recording, simulator, 1)
+        await wait_until(lambda: stored(settings), "a part is there")
+        async with sessions.begin() as session:
+            await ledger.close_job(session, DOWNLOAD, lecture_id)
+        runner.stop()
+        await running
+    assert stored(settings) == []
+
+
 async def test_one_that_is_called_off_as_it_starts_answers(
     settings: Settings, sessions: Sessions, simulator: PanoptoSimulator, recording: Recording
 ) -> None:
