@@ -20,7 +20,8 @@ class PanoptoSource:
     """`LectureSource` for the links of Panopto tenants.
 
     Where the user gave a stream URL, DeliveryInfo adds title, duration and edit to it where it
-    answers, and its failure changes nothing.
+    answers, and its failure changes nothing.  Such a stream is taken for the recording only where
+    DeliveryInfo names it, or tells the duration that it must have.
     """
 
     def __init__(self, client: GuardedClient, panopto_hosts: tuple[str, ...] = ()) -> None:
@@ -31,7 +32,7 @@ class PanoptoSource:
         """Ask the link's tenant; None where the link is not a tenant's."""
         if request.stream_url is None:
             delivery = await self._delivery(request)
-            return _resolved(request, delivery) if delivery else None
+            return _resolved(request.session_id, delivery) if delivery else None
         try:
             delivery = await self._delivery(request)
         except IngestFailed as error:
@@ -40,8 +41,11 @@ class PanoptoSource:
         if delivery is None:
             return None
         stream = await location_of(self._client, request.stream_url)
+        is_named = any(location.url == stream.url for location in delivery.media)
+        if not is_named and delivery.duration_seconds is None:
+            delivery = dataclasses.replace(delivery, session_id=None)
         edited = dataclasses.replace(stream, segments=_segments_of(stream.url, delivery))
-        return _resolved(request, dataclasses.replace(delivery, media=(edited,)))
+        return _resolved(None, dataclasses.replace(delivery, media=(edited,)))
 
     async def _delivery(self, request: LectureRequest) -> Delivery | None:
         try:
@@ -51,8 +55,8 @@ class PanoptoSource:
         return await ask_delivery(self._client, link) if link else None
 
 
-def _resolved(request: LectureRequest, delivery: Delivery) -> ResolvedLecture:
-    session_id = request.session_id or delivery.session_id
+def _resolved(session_id: str | None, delivery: Delivery) -> ResolvedLecture:
+    session_id = session_id or delivery.session_id
     return ResolvedLecture(session_id, delivery.title, delivery.duration_seconds, delivery.media)
 
 

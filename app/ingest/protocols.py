@@ -67,8 +67,9 @@ class ResolvedLecture:
     """What the source says of the recording, before a byte of media is fetched.
 
     ``duration_seconds`` is the edited recording's; None where the source tells nothing (a bare
-    stream URL).  ``session_id`` is known here even for a ``tid`` link.  ``media``: where to fetch,
-    in order of preference.
+    stream URL).  ``session_id`` is known here even for a ``tid`` link; with a stream URL it is what
+    the audio will be confirmed to be once its duration was judged, None where nobody can tell.
+    ``media``: where to fetch, in order of preference.
     """
 
     session_id: str | None

@@ -11,6 +11,7 @@ from app.schema.course_types import Course
 from app.schema.scalars import BigInt
 from app.schema.shapes import Node
 from app.services.live import Change
+from app.services.unconfirmed import named_session_id
 
 strawberry.enum(LectureStatus, description="PENDING, DOWNLOADING, then COMPLETED or FAILED.")
 strawberry.enum(
@@ -69,7 +70,7 @@ class Lecture(Node):
             id=strawberry.ID(str(row.id)),
             course_id=row.course_id,
             course=None if row.course is None else Course.from_model(row.course),
-            panopto_session_id=row.panopto_session_id,
+            panopto_session_id=named_session_id(row),
             panopto_url=row.panopto_url,
             title=row.title,
             duration_seconds=row.duration_seconds,

@@ -142,14 +142,17 @@ class LectureDownloads:
         async with ProgressWriter(self._work, lease) as progress, AsyncExitStack() as stack:
             with _machine_trouble():
                 resolved = await self._pipeline.resolve(request, progress.report)
-            await self._note_resolution(lease, resolved)
+            known, confirmed = resolved.session_id, None
+            if request.stream_url is not None:  # What somebody brought, its audio alone can tell.
+                known, confirmed = None, resolved.session_id
+            await self._note_resolution(lease, resolved, known)
             audio_of = self._pipeline.audio_of(resolved, stem, progress.report)
             with _machine_trouble():
                 audio = await stack.enter_async_context(audio_of)
                 staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")
                 beside = await stack.enter_async_context(staged)
             await progress.stop()
-            return await self._complete(lease, audio, beside)
+            return await self._complete(lease, audio, beside, confirmed)
 
     async def _start(self, lease: Lease) -> tuple[LectureRequest, str]:
         """Begin an attempt: write it into the row, and take over what earlier ones have left."""
@@ -176,10 +179,12 @@ class LectureDownloads:
             await attempt_files.discard_all(self._storage, lease.subject_id, attempt)
         return request, stem
 
-    async def _note_resolution(self, lease: Lease, resolved: ResolvedLecture) -> None:
+    async def _note_resolution(
+        self, lease: Lease, resolved: ResolvedLecture, session_id: str | None
+    ) -> None:
         """Keep the title and the session; a lecture that was merged into another stops here."""
         async with self._work.begin() as unit:
-            merged = await self._is_merged_away(unit, lease, resolved.session_id)
+            merged = await self._is_merged_away(unit, lease, session_id)
             if not merged:
                 lecture = await self._locked(unit, lease)
                 lecture.title = lecture.title or _title(resolved.title)
@@ -187,43 +192,59 @@ class LectureDownloads:
         if merged:
             raise LeaseLost
 
-    async def _is_merged_away(self, unit: UnitOfWork, lease: Lease, session_id: str | None) -> bool:
+    async def _is_merged_away(
+        self, unit: UnitOfWork, lease: Lease, session_id: str | None, *, is_done: bool = False
+    ) -> bool:
         if session_id is None:
             return False
-        survivor = await settle_identity(unit, lease, session_id)
+        survivor = await settle_identity(unit, lease, session_id, is_done=is_done)
         return survivor is None or survivor.id != lease.subject_id
 
-    async def _complete(self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio) -> str:
-        """End the lecture as COMPLETED; a database that is away is waited for."""
+    async def _complete(
+        self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio, confirmed: str | None
+    ) -> str:
+        """End the lecture as COMPLETED; a database that is away is waited for.
+
+        ``confirmed``: the session that a stream which was brought has proved to be.
+        """
         while True:
             try:
-                return await self._publish(lease, audio, beside)
+                return await self._publish(lease, audio, beside, confirmed)
             except Exception as error:
                 if not is_outage(error):
                     raise
                 log.warning("completion_waits", reason=type(error).__name__)
             await asyncio.sleep(_RECOVERY_SECONDS)
 
-    async def _publish(self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio) -> str:
+    async def _publish(
+        self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio, confirmed: str | None
+    ) -> str:
         """Put the audio in its place and end the lecture, in one transaction.
 
         The object is moved under the lecture's row lock: a cancel, an unlink or a successor waits
-        for it, and a worker whose lease is gone puts nothing.
+        for it, and a worker whose lease is gone puts nothing.  A stream is confirmed here and not
+        before: what others hear must be these bytes, not those of a later attempt.
         """
         key = audio_key(lease.subject_id)
         async with self._work.begin() as unit:
-            lecture = await self._locked(unit, lease)
-            self._begun[lease].is_placing = True
-            async with _kept_alive(unit.session):
-                with _machine_trouble():
-                    await beside.place(key)
-            lecture.status = LectureStatus.COMPLETED
-            lecture.audio_storage_key = key
-            lecture.duration_seconds = round(audio.duration_seconds)
-            lecture.completed_at = func.now()
-            clear_progress(lecture)
-            await self._announce(unit, lecture.id)
-            await ledger.finish(unit.session, lease)
+            merged = await self._is_merged_away(unit, lease, confirmed, is_done=True)
+            if not merged:
+                lecture = await self._locked(unit, lease)
+                self._begun[lease].is_placing = True
+                async with _kept_alive(unit.session):
+                    with _machine_trouble():
+                        await beside.place(key)
+                lecture.status = LectureStatus.COMPLETED
+                lecture.audio_storage_key = key
+                lecture.duration_seconds = round(audio.duration_seconds)
+                lecture.completed_at = func.now()
+                if confirmed is not None:
+                    lecture.stream_url = None
+                clear_progress(lecture)
+                await self._announce(unit, lecture.id)
+                await ledger.finish(unit.session, lease)
+        if merged:
+            raise LeaseLost
         return JobState.DONE
 
     async def _retry_or_fail(self, lease: Lease, failure: IngestFailed) -> str:

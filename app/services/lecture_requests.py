@@ -4,11 +4,13 @@ Each is one transaction that takes the lecture's row lock, so that requests, ret
 unlinks of one lecture happen one after the other.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
@@ -24,6 +26,7 @@ from app.services.lectures import get_lecture, linked, real_id
 from app.services.objects import delete_objects
 from app.services.quotas import Allowance, Quota
 from app.services.text import is_storable
+from app.services.unconfirmed import unconfirmed
 from app.services.unit_of_work import UnitOfWork, Work
 from app.services.users import ensure_user
 from app.storage.protocol import ObjectStore
@@ -59,18 +62,19 @@ async def request_download(
 ) -> RequestedLecture:
     """Link the viewer to the course's recording, making and queueing it where it is new.
 
-    Idempotent per (course, recording).  A FAILED lecture is queued again, with the new stream URL
-    in place of the old; anything else stays as it stands.
+    Idempotent per (course, recording), and per stream where one is brought.  A FAILED lecture is
+    queued again, with the new stream URL in place of the old; anything else stays as it stands.
+    What a stream brings is shared with nobody who has not named that very stream, until it is
+    confirmed (`unconfirmed`): where others have failed too, they keep their failure.
     """
     identity = identify(request.panopto_url, panopto_hosts)
     values = _checked(request, identity)
     await allowance.spend(Quota.DOWNLOADS)
     async with work.begin() as unit:
         await ensure_user(unit.session, viewer)
-        lecture, created = await _find_or_create(unit.session, request.course_id, identity, values)
+        lecture, created = await _lecture_for(unit, viewer, request.course_id, identity, values)
         await _link(unit.session, viewer, lecture.id)
         if lecture.status is LectureStatus.FAILED:
-            lecture.stream_url = values["stream_url"] or lecture.stream_url
             reset(lecture)
         if created or lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)
@@ -177,6 +181,75 @@ def clear_progress(lecture: Lecture) -> None:
     """Forget the progress of the attempt that has ended."""
     lecture.stage = lecture.total_bytes = None
     lecture.downloaded_bytes = 0
+
+
+async def _lecture_for(
+    unit: UnitOfWork,
+    viewer: Viewer,
+    course_id: UUID,
+    identity: SourceIdentity,
+    values: dict[str, str | None],
+) -> tuple[Lecture, bool]:
+    """Return the lecture that the request leads to, its row locked, and whether it was made here.
+
+    The viewer's own of that recording, else the course's; one of these that has failed helps nobody
+    who brings a stream, unless it is theirs alone and can take the stream.
+    """
+    session, stream_url = unit.session, values["stream_url"]
+    if stream_url is None:
+        own = await session.scalar(_own(viewer, course_id, identity))
+        return (own, False) if own else await _find_or_create(session, course_id, identity, values)
+    brought, failed_id = unconfirmed(identity, stream_url), None
+    # Undone where it leads nowhere: to hold two lectures at once is to wait in a ring with a merge.
+    with suppress(IntegrityError, _OthersFailed):
+        async with session.begin_nested():
+            known = await session.scalar(_own(viewer, course_id, identity))
+            known = known or await session.scalar(_by_identity(course_id, identity))
+            if known is not None and known.status is LectureStatus.FAILED:
+                failed_id = known.id
+                await _bring(session, viewer, known, brought, stream_url)
+            if known is not None:
+                return known, False
+    values = {**values, "panopto_session_id": None, "canonical_url": brought.canonical_url}
+    lecture, created = await _find_or_create(session, course_id, brought, values)
+    if failed_id is not None and failed_id != lecture.id:
+        # The viewer has the recording in another way now; without a link, the sweep has the row.
+        link = delete(UserLecture).where(UserLecture.lecture_id == failed_id)
+        await session.execute(link.where(UserLecture.user_id == viewer.id))
+        unit.wake("lecture", failed_id, viewer.id)
+    return lecture, created
+
+
+class _OthersFailed(Exception):
+    """Others are linked to what has failed, and have not asked for what the viewer brings."""
+
+
+async def _bring(
+    session: AsyncSession,
+    viewer: Viewer,
+    failed: Lecture,
+    brought: SourceIdentity,
+    stream_url: str,
+) -> None:
+    """Make the failed lecture the stream's.
+
+    Raises `_OthersFailed`, or `IntegrityError` where the stream has a lecture already.
+    """
+    if await _others_linked(session, viewer, failed.id):
+        raise _OthersFailed
+    failed.panopto_session_id = None
+    failed.canonical_url, failed.stream_url = brought.canonical_url, stream_url
+    await session.flush()
+
+
+def _own(viewer: Viewer, course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:
+    """Select what the viewer has of the recording already, whoever's stream it is from."""
+    same = func.split_part(Lecture.canonical_url, "#", 1) == identity.canonical_url
+    if identity.session_id is not None:
+        same = or_(same, Lecture.panopto_session_id == identity.session_id)
+    query = select(Lecture).where(Lecture.course_id == course_id, same, linked(viewer))
+    by_use = (Lecture.status == LectureStatus.FAILED, Lecture.created_at)
+    return query.order_by(*by_use).limit(1).with_for_update()
 
 
 async def _find_or_create(

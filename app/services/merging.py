@@ -1,7 +1,8 @@
 """Two lectures that prove to be one recording become one, users and all.
 
-A ``tid`` link names its recording only once the source was asked, so a course can hold the same
-recording twice until then.
+A ``tid`` link names its recording only once the source was asked, and a stream that somebody
+brought is the recording only once its audio was judged (`app.services.unconfirmed`): until then a
+course can hold the same recording twice.
 """
 
 from uuid import UUID
@@ -26,9 +27,12 @@ _PREFERENCE = (
 )
 
 
-async def settle_identity(unit: UnitOfWork, lease: Lease, session_id: str) -> Lecture | None:
+async def settle_identity(
+    unit: UnitOfWork, lease: Lease, session_id: str, *, is_done: bool = False
+) -> Lecture | None:
     """Give the leased lecture its session, or merge it with the one that has it; return who stays.
 
+    ``is_done``: this transaction completes the leased one, which yields to a COMPLETED one alone.
     None where the lecture is gone; `LeaseLost` where the lease is.  Rows are locked in the order of
     their ids, so that two merges cannot wait for each other; a request that takes the session in
     between makes it look again.
@@ -41,7 +45,9 @@ async def settle_identity(unit: UnitOfWork, lease: Lease, session_id: str) -> Le
             return None
         await ledger.require_lease(unit.session, lease)
         if len(lectures) > 1:
-            survivor, loser = sorted(lectures, key=_rank)
+            loser, survivor = sorted(lectures, key=_rank, reverse=True)
+            if is_done and survivor.status is not LectureStatus.COMPLETED:
+                loser, survivor = next(row for row in lectures if row is not mine), mine
             await _merge(unit, survivor, loser)
             return survivor
         if await _take_session(unit.session, mine, session_id):
