@@ -4,7 +4,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -17,7 +16,6 @@ from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pages import count_pages
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.ytdlp_source import require_known
-from app.jobs.apart import Apart, JobProcesses
 from app.jobs.doorbell import open_ring_queue
 from app.jobs.runner import (
     DATABASE_TROUBLE,
@@ -58,27 +56,16 @@ def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[Job
 
 
 @asynccontextmanager
-async def open_handlers(settings: Settings) -> AsyncIterator[tuple[Backends, list[JobHandler]]]:
-    """Open everything that work on a job needs."""
-    async with closing_in_time(CLOSE_SECONDS) as stack:
-        backends = await stack.enter_async_context(open_backends(settings))
-        downloader = PanoptoDownloader.from_settings(settings)
-        stack.push_async_callback(downloader.close)
-        yield backends, make_handlers(backends, downloader)
-
-
-@asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     """Open a worker whose doorbell is answered; its runner is not started yet."""
     async with closing_in_time(CLOSE_SECONDS) as stack:
         await require_known(settings.sources)
-        backends, handlers = await stack.enter_async_context(open_handlers(settings))
-        lanes = lanes_of(handlers, settings.worker_concurrency)
+        backends = await stack.enter_async_context(open_backends(settings))
+        downloader = PanoptoDownloader.from_settings(settings)
+        stack.push_async_callback(downloader.close)
+        lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
         sessions = await _own_sessions(stack, settings)
-        processes = JobProcesses(settings)
-        stack.push_async_callback(processes.close)
-        apart = partial(Apart, processes, sessions)
-        runner = JobRunner(sessions, backends.wakeups, lanes, apart=apart)
+        runner = JobRunner(sessions, backends.wakeups, lanes)
         queue = open_ring_queue(settings.redis_url or "")
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         doorbell = RingWorker(queue, backends.wakeups, runner)

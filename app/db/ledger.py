@@ -24,12 +24,12 @@ from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 
 LEASE_SECONDS = 6.0
-MAX_CRASHES_ALONE = 3
-"""How many workers may die with nothing but this job in hand, before it counts as their killer."""
-SUSPECT_CRASHES = 2
-"""With how many dead workers, whatever else they held, a job is given a process of its own."""
-_TOGETHER = timedelta(seconds=3)
-"""More than one heartbeat: the leases of one dead worker run out within this time."""
+MAX_CRASHES = 10
+"""How many workers may die with a job in hand, before it counts as what they die of."""
+_PATIENT_CRASHES = 2
+"""After how many of them it waits before it is worked on again, twice as long each time ..."""
+_LONGEST_WAIT_SECONDS = 8
+"""... up to this, so that work that is merely unlucky goes on in time."""
 USERS_LOOKED_AT = 64
 JOBS_LOOKED_AT = 10
 PUT_OFF_LOOKED_AT = 500
@@ -40,8 +40,7 @@ _OPEN = text("state IN ('queued', 'running')")
 class Lease:
     """A claimed job: what to do, how it went so far, and the token that proves the claim.
 
-    ``attempt`` counts earlier transient failures, ``crashes`` the workers that died holding it, and
-    ``crashes_alone`` those that held nothing else.
+    ``attempt`` counts earlier transient failures, ``crashes`` the workers that died holding it.
     """
 
     job_id: UUID
@@ -50,17 +49,11 @@ class Lease:
     token: UUID
     attempt: int
     crashes: int
-    crashes_alone: int = 0
 
     @property
-    def is_suspect(self) -> bool:
-        """Whether it may be what its workers died of."""
-        return self.crashes >= SUSPECT_CRASHES
-
-    @property
-    def is_killer(self) -> bool:
-        """Whether there is no doubt of it any more."""
-        return self.crashes_alone >= MAX_CRASHES_ALONE
+    def is_hopeless(self) -> bool:
+        """Whether so many workers died with it that it is not tried again."""
+        return self.crashes >= MAX_CRASHES
 
 
 async def open_job(
@@ -221,30 +214,14 @@ async def give_back(session: AsyncSession, leases: Iterable[Held | Lease]) -> in
 
 _END_LEASES = text(
     """
-    WITH held AS (
-        SELECT id, kind, lease_token, lease_until, coalesce(holder, id::text) AS holder
-        FROM jobs WHERE state = 'running'
-    ), silent AS (
-        SELECT holder FROM held
-        WHERE lease_until > to_timestamp(0) AND lease_until < now()
-          AND now() < CAST(:trusted_until AS timestamptz)
-    ), dead AS (
-        SELECT id, lease_token,
-               count(*) FILTER (WHERE kind <> 'sweep') OVER (PARTITION BY holder) AS together
-        FROM held
-        WHERE holder = ANY(:gone)
-           OR (holder IN (SELECT holder FROM silent)
-               AND lease_until < now() + CAST(:within AS interval))
-    )
     UPDATE jobs
     SET lease_until = to_timestamp(0), updated_at = now(), crashes = crashes + 1,
-        crashes_alone = crashes_alone
-                        + CAST(jobs.kind <> 'sweep'
-                               AND (together = 1 OR crashes_alone >= :proved - 1) AS integer)
-    FROM dead
-    WHERE jobs.id = dead.id AND jobs.lease_token = dead.lease_token
-      AND jobs.lease_until > to_timestamp(0)
-    RETURNING jobs.id
+        run_at = CASE WHEN crashes < :patient THEN run_at ELSE
+            now() + make_interval(secs => least(2.0 ^ (crashes + 1 - :patient), :longest)) END
+    WHERE state = 'running' AND lease_until > to_timestamp(0)
+      AND (holder = ANY(:gone)
+           OR (lease_until < now() AND now() < CAST(:trusted_until AS timestamptz)))
+    RETURNING id
     """
 )
 
@@ -256,32 +233,17 @@ async def end_leases(
 
     ``gone`` names holders that are known to be.  That of others a lease has run out tells of their
     end only until ``trusted_until`` (`Contact.trusted_until`); with None it tells nothing.  The
-    jobs have lost one more worker; one that the worker held alone, or that was twice alone before,
-    is blamed for it.  The sweep, which is never done, is no company, and never to blame.  Returns
-    how many jobs those were.
+    jobs have lost one more worker: from the third on, a job waits before it is claimed (2, 4, then
+    8 s), so that one which kills its workers leaves them time for the others.  Returns how many
+    jobs those were.
     """
     parameters = {
         "gone": list(gone),
         "trusted_until": trusted_until,
-        "within": _TOGETHER,
-        "proved": MAX_CRASHES_ALONE,
+        "patient": _PATIENT_CRASHES,
+        "longest": _LONGEST_WAIT_SECONDS,
     }
     return len((await session.execute(_END_LEASES, parameters)).all())
-
-
-_CONVICT = text(
-    """
-    UPDATE jobs
-    SET lease_until = to_timestamp(0), updated_at = now(),
-        crashes = crashes + 1, crashes_alone = crashes_alone + 1
-    WHERE id = :id AND lease_token = :token AND lease_until > to_timestamp(0)
-    """
-)
-
-
-async def convict(session: AsyncSession, lease: Lease) -> None:
-    """Blame the job for the end of the process that had nothing else to do; it is claimed anew."""
-    await session.execute(_CONVICT, {"id": lease.job_id, "token": lease.token})
 
 
 async def require_lease(session: AsyncSession, lease: Lease) -> None:
@@ -315,7 +277,6 @@ async def requeue(
         run_at=func.now() + delay,
         attempt=attempt,
         crashes=0 if forgive_crashes else lease.crashes,
-        crashes_alone=0 if forgive_crashes else lease.crashes_alone,
         last_error=error,
     )
 

@@ -251,10 +251,9 @@ class Job(Base):
     """A row of the ledger: when a piece of background work runs, and who holds it.
 
     Scheduling only; what became of a lecture is read from the lecture.  ``attempt`` counts the
-    transient failures that were tried again, ``crashes`` the workers that died holding it,
-    ``crashes_alone`` those of them that held nothing else.  ``user_id`` is whose waiting work it
-    counts as when workers take turns over users (`NOBODY`'s where it is no user's).  ``holder``
-    names the process that claimed it last.
+    transient failures that were tried again, ``crashes`` the workers that died holding it.
+    ``user_id`` is whose waiting work it counts as when workers take turns over users (`NOBODY`'s
+    where it is no user's).  ``holder`` names the process that claimed it last.
     """
 
     __tablename__ = "jobs"
@@ -295,7 +294,7 @@ class Job(Base):
             " AND (lease_token IS NULL) = (lease_until IS NULL)",
             name="lease",
         ),
-        CheckConstraint("attempt >= 0 AND crashes >= 0 AND crashes_alone >= 0", name="counts"),
+        CheckConstraint("attempt >= 0 AND crashes >= 0", name="counts"),
         {"postgresql_with": {"fillfactor": 70}},
     )
 
@@ -307,7 +306,6 @@ class Job(Base):
     run_at: Mapped[datetime] = _now()
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     crashes: Mapped[int] = mapped_column(server_default=text("0"))
-    crashes_alone: Mapped[int] = mapped_column(server_default=text("0"))
     lease_token: Mapped[UUID | None]
     lease_until: Mapped[datetime | None]
     holder: Mapped[str | None]

@@ -7,7 +7,8 @@ with the queue, and among more users than that the lot decides.  Jobs that were 
 index of their own, by time, so that whoever waits for later hides nobody; of those whose time has
 come, the first ``:put_off`` take part.
 
-What an ended worker left behind goes first: a job whose lease was ended (`ledger.end_leases`).
+What an ended worker left behind goes first: a job whose lease was ended (`ledger.end_leases`), once
+its time has come.
 """
 
 NEVER_PUT_OFF = "state = 'queued' AND run_at <= created_at"
@@ -56,6 +57,7 @@ WITH RECURSIVE waiting AS (
     UNION ALL
     SELECT id, updated_at, true, 0 FROM jobs
     WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until = to_timestamp(0)
+      AND run_at <= now()
 ), candidates AS (
     SELECT * FROM due ORDER BY turn, since LIMIT :jobs
 ), recovered AS (
@@ -73,5 +75,5 @@ UPDATE jobs
 SET state = 'running', lease_token = gen_random_uuid(), holder = :holder,
     lease_until = now() + make_interval(secs => :lease_seconds)
 WHERE id IN (SELECT id FROM recovered UNION ALL SELECT id FROM taken)
-RETURNING id, kind, subject_id, lease_token, attempt, crashes, crashes_alone
+RETURNING id, kind, subject_id, lease_token, attempt, crashes
 """  # noqa: S608 - its parts are the module's own

@@ -6,7 +6,7 @@ ring was lost, whose time has come, or whose worker died is found without anyone
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -33,8 +33,6 @@ SWEEP_SECONDS = 1.0
 HEARTBEAT_SECONDS = 2.0
 HEARTBEAT_RETRY_SECONDS = 0.5
 RECOVERY_SECONDS = 1.0
-RECOVERY_SLOTS = 2
-"""By how many a lane may exceed its slots for what an ended worker left: it need not wait."""
 HAND_BACK_SECONDS = 4.0
 _END_SECONDS = 1.0
 DATABASE_TROUBLE = (SQLAlchemyError, OSError)
@@ -110,14 +108,12 @@ class JobRunner:
 
     ``sessions`` are best not shared with the jobs: a heartbeat that waits for a connection is a
     lease that runs out.  ``name`` is this process's, for others of its machine to look for.
-    ``apart`` returns the handler for a job that its workers may have died of.
     """
 
     sessions: async_sessionmaker[AsyncSession]
     wakeups: Wakeups
     lanes: Sequence[Lane]
     name: ProcessName | None = field(default_factory=ProcessName.of_this_process)
-    apart: Callable[[JobHandler], JobHandler] = lambda handler: handler
     _id: UUID = field(default_factory=uuid4)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[UUID, _Running] = field(default_factory=dict)
@@ -204,15 +200,16 @@ class JobRunner:
     async def _claim_for(self, lane: Lane) -> None:
         handlers: Mapping[JobKind, JobHandler] = {h.kind: h for h in lane.handlers}
         free = lane.slots - sum(lease.kind in handlers for lease in self._held())
-        if free + RECOVERY_SLOTS <= 0 or self._stopped.is_set():
+        # What an ended worker left need not wait for what has taken its place: for it the lane may
+        # be twice as wide.
+        if free + lane.slots <= 0 or self._stopped.is_set():
             return
         async with self.sessions.begin() as session:
             leases = await ledger.claim(
-                session, list(handlers), free, holder=self.holder, recovery_slots=RECOVERY_SLOTS
+                session, list(handlers), free, holder=self.holder, recovery_slots=lane.slots
             )
         for lease in leases:
-            handler = handlers[lease.kind]
-            self._start(lease, self.apart(handler) if lease.is_suspect else handler)
+            self._start(lease, handlers[lease.kind])
 
     def _trusted_until(self) -> datetime | None:
         """Return until when what has not been heard of is known to be gone; None if not yet."""
@@ -270,7 +267,7 @@ class JobRunner:
         """Run the job, with an ear for whoever cancels it."""
         ear = asyncio.create_task(self._listen_for_cancel(lease))
         try:
-            if lease.is_killer:
+            if lease.is_hopeless:
                 log.error("job_kills_its_workers", crashes=lease.crashes)
                 await handler.abandon(lease)
                 return JobState.FAILED

@@ -51,7 +51,7 @@ async def assert_one_effect(service: Service, deployment: Deployment, database: 
     )
     failed = await database.rows(
         """
-        SELECT l.failure::text, l.error_message, l.attempt, jobs.crashes, jobs.crashes_alone
+        SELECT l.failure::text, l.error_message, l.attempt, jobs.crashes
         FROM lectures AS l JOIN jobs ON subject_id = l.id WHERE status <> 'completed'
         """
     )

@@ -24,7 +24,7 @@ from tests.wait import wait_until
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["app.cli", "app.main", "app.worker", "tests.fault.processes"])
 _PR_SET_PDEATHSIG = 1
-_PROGRAMS = ("app.ingest.child_process", "app.job_process")
+_PROGRAM = "app.ingest.child_process"
 
 
 def _run(command: str, environment: Mapping[str, str], log: Path) -> None:
@@ -178,6 +178,5 @@ def _children() -> Iterator[_Child]:
                 words = (folder / "cmdline").read_text().split("\0")[:-1]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            is_one = any(name in " ".join(words) for name in _PROGRAMS)
-            if is_one and words[-1].isdigit():
+            if _PROGRAM in " ".join(words) and words[-1].isdigit():
                 yield _Child(int(folder.name), int(words[-1]), " ".join(words))

@@ -179,76 +179,25 @@ async def test_an_unknown_claim_is_given_back_as_if_not_made(sessions: Sessions)
         assert await ledger.heartbeat(session, [again]) == {again.token}
 
 
-async def test_who_was_alone_is_blamed(sessions: Sessions) -> None:
+async def test_what_has_lost_two_workers_waits_ever_longer_up_to_eight_seconds(
+    sessions: Sessions,
+) -> None:
     await queue(sessions)
-    for crashes in range(3):
+    waits = []
+    for crashes in range(ledger.MAX_CRASHES):
         (lease,) = await claim(sessions, holder="dead")
-        assert (lease.crashes, lease.crashes_alone) == (crashes, crashes)
-        assert not lease.is_killer
+        assert (lease.crashes, lease.is_hopeless) == (crashes, False)
         await _end_leases(sessions, "dead")
-    (lease,) = await claim(sessions)
-    assert lease.is_suspect
-    assert lease.is_killer
-
-
-async def test_the_sweep_is_no_company(sessions: Sessions) -> None:
-    await queue(sessions)
-    async with sessions.begin() as session:
-        await ledger.open_job(session, JobKind.SWEEP, uuid4(), None)
-        await ledger.claim(session, [DOWNLOAD, JobKind.SWEEP], 2, holder="dead")
-    assert await _end_leases(sessions, "dead") == 2
-    async with sessions.begin() as session:
-        blamed = {job.kind: job.crashes_alone for job in await session.scalars(select(Job))}
-    assert blamed == {DOWNLOAD: 1, JobKind.SWEEP: 0}
-
-
-async def test_who_was_one_of_many_is_suspected_but_not_blamed(sessions: Sessions) -> None:
-    for _ in range(3):
-        await queue(sessions)
-    for crashes in range(10):
-        held = await claim(sessions, holder="dead")
-        assert [(each.crashes, each.crashes_alone) for each in held] == [(crashes, 0)] * 3
-        assert [each.is_suspect for each in held] == [crashes >= 2] * 3
-        assert await _end_leases(sessions, "dead") == 3
-
-
-async def test_who_was_alone_twice_is_blamed_in_any_company(sessions: Sessions) -> None:
-    killer = await queue(sessions)
-    async with sessions.begin() as session:
-        await session.execute(update(Job).values(crashes=2, crashes_alone=2))
-    await queue(sessions)
-    await claim(sessions, holder="dead")
-    await _end_leases(sessions, "dead")
-    claimed = {lease.subject_id: lease for lease in await claim(sessions)}
-    assert claimed.pop(killer).is_killer
-    (other,) = claimed.values()
-    assert (other.crashes, other.crashes_alone) == (1, 0)
-
-
-async def test_the_leases_of_one_worker_run_out_together(sessions: Sessions) -> None:
-    """One that it claimed after its last heartbeat runs out up to two seconds later."""
-    for lease_seconds in (-0.1, 1.9, 5):
-        await queue(sessions)
-        await claim(sessions, lease_seconds=lease_seconds, holder="dead", trusted_until=None)
-    for _ in range(2):
-        await queue(sessions)
-        await claim(sessions, lease_seconds=1, holder="alive", trusted_until=None)
-    claimed = await claim(sessions)
-    assert [(each.crashes, each.crashes_alone) for each in claimed] == [(1, 0)] * 2
-
-
-async def test_the_end_of_a_process_of_its_own_is_blamed_on_the_job(sessions: Sessions) -> None:
-    await queue(sessions)
-    await queue(sessions)
-    lease, _ = await claim(sessions, holder="alive")
-    for _ in range(2):
         async with sessions.begin() as session:
-            await ledger.convict(session, lease)
-    (again,) = await claim(sessions)
-    assert (again.job_id, again.crashes, again.crashes_alone) == (lease.job_id, 1, 1)
-    async with sessions.begin() as session:
-        await ledger.convict(session, lease)
-        assert await ledger.heartbeat(session, [again]) == {again.token}, "it has another token"
+            wait = await session.scalar(select(Job.run_at - Job.updated_at)) or timedelta(0)
+        waits.append(max(0, wait.total_seconds()))
+        if waits[-1]:
+            assert await claim(sessions) == []
+            async with sessions.begin() as session:
+                await session.execute(update(Job).values(run_at=Job.created_at))
+    assert waits == [0, 0, 2, 4, 8, 8, 8, 8, 8, 8]
+    (lease,) = await claim(sessions)
+    assert lease.is_hopeless
 
 
 async def _end_leases(sessions: Sessions, holder: str) -> int:

@@ -208,15 +208,13 @@ async def test_the_wait_grows_and_ends_when_the_recording_is_ready(
     assert (lecture.error_message, lecture.next_attempt_at) == (None, None)
 
 
-async def test_what_has_killed_three_workers_is_closed(
+async def test_what_has_killed_ten_workers_is_closed(
     sessions: Sessions, worker: JobRunner, simulator: PanoptoSimulator, recording: Recording
 ) -> None:
     worker.stop()
     lecture_id = await request(sessions, simulator.viewer_url(recording))
     async with sessions.begin() as session:
-        await session.execute(
-            text("UPDATE jobs SET crashes_alone = 3 WHERE kind = 'download_lecture'")
-        )
+        await session.execute(text("UPDATE jobs SET crashes = 10 WHERE kind = 'download_lecture'"))
     lecture, job = await _worked_on(sessions, worker, lecture_id)
     assert (lecture.status, lecture.failure) == (LectureStatus.FAILED, LectureFailure.INTERNAL)
     assert (lecture.attempt, job.state) == (0, JobState.FAILED)
