@@ -28,7 +28,7 @@ from app.services.inventory import (
     orphans_among,
     stored_items,
 )
-from app.services.lecture_requests import RUNNING
+from app.services.states import RUNNING
 from app.storage.protocol import ObjectInfo, ObjectStore
 
 SECOND_LOOK_SECONDS = 1.0

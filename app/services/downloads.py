@@ -22,18 +22,14 @@ from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Lecture
 from app.db.outages import is_outage
-from app.domain import DownloadStage, JobKind, JobState, LectureFailure, LectureStatus
+from app.domain import JobKind, JobState, LectureFailure
 from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
 from app.ingest.part_file import discard_part
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.protocols import ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.sandbox import ChildKilled
-from app.services import attempt_files
-from app.services.lecture_requests import (
-    MAX_TITLE_CHARACTERS,
-    clear_progress,
-    mark_failed,
-)
+from app.services import attempt_files, states
+from app.services.lecture_requests import MAX_TITLE_CHARACTERS
 from app.services.merging import settle_identity
 from app.services.progress import ProgressWriter
 from app.services.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
@@ -122,10 +118,8 @@ class LectureDownloads:
         """
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
-            lecture.status = LectureStatus.PENDING
             begun = self._begun.get(lease)
-            lecture.attempt = begun.attempts_before if begun else lecture.attempt
-            clear_progress(lecture)
+            states.take_attempt_back(lecture, begun.attempts_before if begun else None)
             await self._keep(lease)
             await self._announce(unit, lecture.id)
             await ledger.requeue(unit.session, lease, attempt=lease.attempt)
@@ -161,12 +155,7 @@ class LectureDownloads:
             stem = source_stem(lecture.id, lecture.attempt + 1, lease)
             # Noted before the commit, whose answer may be lost.
             self._begun[lease] = _Begun(stem, lecture.attempt)
-            lecture.status = LectureStatus.DOWNLOADING
-            lecture.attempt += 1
-            lecture.started_at = lecture.started_at or func.now()
-            lecture.failure = lecture.error_message = lecture.next_attempt_at = None
-            clear_progress(lecture)
-            lecture.stage = DownloadStage.RESOLVING
+            states.begin_attempt(lecture)
             await self._announce(unit, lecture.id)
             request = LectureRequest(
                 lecture.id, lecture.panopto_url, lecture.panopto_session_id, lecture.stream_url
@@ -234,13 +223,9 @@ class LectureDownloads:
                 async with _kept_alive(unit.session):
                     with _machine_trouble():
                         await beside.place(key)
-                lecture.status = LectureStatus.COMPLETED
-                lecture.audio_storage_key = key
-                lecture.duration_seconds = round(audio.duration_seconds)
-                lecture.completed_at = func.now()
+                states.complete(lecture, key, audio.duration_seconds)
                 if confirmed is not None:
                     lecture.stream_url = None
-                clear_progress(lecture)
                 await self._announce(unit, lecture.id)
                 await ledger.finish(unit.session, lease)
         if merged:
@@ -261,7 +246,7 @@ class LectureDownloads:
             waited = await unit.session.scalar(select(since).where(Lecture.id == lecture.id))
             delay = not_ready_delay(waited or timedelta(0))
             if delay is not None:
-                self._postpone(lecture, delay, reason.message)
+                states.postpone(lecture, delay, reason.message)
                 await self._keep(lease)
                 await self._announce(unit, lecture.id)
                 await ledger.requeue(
@@ -276,23 +261,17 @@ class LectureDownloads:
         delay = backoff(lease.attempt, failure.retry_after_seconds)
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
-            self._postpone(lecture, delay, failure.message)
+            states.postpone(lecture, delay, failure.message)
             await self._keep(lease)
             await self._announce(unit, lecture.id)
             attempts, error = lease.attempt + 1, failure.message
             await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts, error=error)
         return RETRIED
 
-    def _postpone(self, lecture: Lecture, delay: timedelta, message: str) -> None:
-        lecture.status = LectureStatus.PENDING
-        lecture.next_attempt_at = func.now() + delay
-        lecture.error_message = message
-        clear_progress(lecture)
-
     async def _fail(self, lease: Lease, failure: IngestFailed) -> str:
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
-            mark_failed(lecture, failure.failure, failure.message)
+            states.fail(lecture, failure.failure, failure.message)
             async with _kept_alive(unit.session), _left_to_the_sweep():
                 await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)

@@ -21,6 +21,7 @@ from app.errors import Conflict, InvalidInput, NotFound
 from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
 from app.ingest.web_url import parse_web_url
+from app.services import states
 from app.services.attempt_files import kept_keys
 from app.services.lectures import get_lecture, linked, real_id
 from app.services.objects import delete_objects
@@ -32,7 +33,6 @@ from app.services.users import ensure_user
 from app.storage.protocol import ObjectStore
 
 MAX_TITLE_CHARACTERS = 500
-RUNNING = (LectureStatus.PENDING, LectureStatus.DOWNLOADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ async def request_download(
         lecture, created = await _lecture_for(unit, viewer, request.course_id, identity, values)
         await _link(unit.session, viewer, lecture.id)
         if lecture.status is LectureStatus.FAILED:
-            reset(lecture)
+            states.queue_again(lecture)
         if created or lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)
         return RequestedLecture(await _changed(unit, viewer, lecture), created)
@@ -90,7 +90,7 @@ async def retry_download(
         if lecture.status is not LectureStatus.FAILED:
             raise Conflict("Only a lecture that has failed can be tried again.")
         await allowance.spend(Quota.DOWNLOADS)
-        reset(lecture)
+        states.queue_again(lecture)
         await ensure_user(unit.session, viewer)
         await enqueue(unit, lecture, viewer)
         return await _changed(unit, viewer, lecture)
@@ -106,12 +106,12 @@ async def cancel_download(
     """
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
-        if lecture.status not in RUNNING:
+        if lecture.status not in states.RUNNING:
             raise Conflict("Only a lecture that waits or is being downloaded can be cancelled.")
         if not viewer.is_admin and await _others_linked(unit.session, viewer, lecture.id):
             raise Conflict("Others use this lecture too: unlink it instead.")
         await stop_job(unit, lecture.id)
-        mark_failed(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
+        states.fail(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
         cancelled = await _changed(unit, viewer, lecture)
     await delete_objects(scratch, kept_keys(cancelled.id))
     return cancelled
@@ -159,28 +159,6 @@ async def stop_job(unit: UnitOfWork, lecture_id: UUID) -> None:
     job_id = await ledger.close_job(unit.session, JobKind.DOWNLOAD_LECTURE, lecture_id)
     if job_id is not None:
         unit.wake("job", job_id)
-
-
-def reset(lecture: Lecture) -> None:
-    """Put the lecture back to PENDING, with nothing left of its failure."""
-    lecture.status = LectureStatus.PENDING
-    lecture.failure = lecture.error_message = lecture.next_attempt_at = None
-    lecture.started_at = None
-    clear_progress(lecture)
-
-
-def mark_failed(lecture: Lecture, failure: LectureFailure, message: str) -> None:
-    """End the lecture as FAILED, with the reason that clients switch on and the one they show."""
-    lecture.status = LectureStatus.FAILED
-    lecture.failure, lecture.error_message = failure, message
-    lecture.next_attempt_at = None
-    clear_progress(lecture)
-
-
-def clear_progress(lecture: Lecture) -> None:
-    """Forget the progress of the attempt that has ended."""
-    lecture.stage = lecture.total_bytes = None
-    lecture.downloaded_bytes = 0
 
 
 async def _lecture_for(
