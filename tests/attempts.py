@@ -23,7 +23,7 @@ from app.ingest.patience import Patience
 from app.ingest.protocols import DownloadedSource, MediaLocation, ResolvedLecture
 from app.ingest.range_source import RangeSource
 from app.storage.local import LocalStorage
-from tests.panopto import IMPATIENT, MIB, Reports
+from tests.panopto import IMPATIENT, MIB, Reports, download_first
 from tests.wait import wait_until
 
 OLD, NEW = "audio/one_source.1.aa", "audio/one_source.2.bb"
@@ -68,7 +68,7 @@ class Attempts:
 
     async def get(self, downloader: PanoptoDownloader, *media: MediaLocation) -> DownloadedSource:
         lecture = ResolvedLecture(None, None, None, media)
-        return await downloader.download(lecture, self.scratch, NEW, self.reports)
+        return await download_first(downloader, lecture, self.scratch, NEW, self.reports)
 
     @asynccontextmanager
     async def overtaken(

@@ -11,7 +11,16 @@ from app.embedded.sample_media import make_lecture
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.guard import GuardedClient
 from app.ingest.patience import Patience
-from app.ingest.protocols import LectureRequest, Progress
+from app.ingest.pipeline import from_first_medium
+from app.ingest.protocols import (
+    DownloadedSource,
+    LectureDownloader,
+    LectureRequest,
+    MediaLocation,
+    Progress,
+    ReportProgress,
+    ResolvedLecture,
+)
 from app.storage.local import LocalStorage
 
 IMPATIENT = Patience(
@@ -105,6 +114,21 @@ def request_for(
 ) -> LectureRequest:
     """Return what a worker would be given for the recording's viewer link."""
     return LectureRequest(uuid4(), url or simulator.viewer_url(recording), session_id, stream_url)
+
+
+async def download_first(
+    downloader: LectureDownloader,
+    lecture: ResolvedLecture,
+    scratch: LocalStorage,
+    stem: str,
+    report: ReportProgress,
+) -> DownloadedSource:
+    """Download the first of the lecture's media that can be had, as the pipeline does."""
+
+    async def download(location: MediaLocation) -> DownloadedSource:
+        return await downloader.download(lecture, location, scratch, stem, report)
+
+    return await from_first_medium(lecture, scratch, stem, download)
 
 
 async def files_in(scratch: LocalStorage) -> list[str]:

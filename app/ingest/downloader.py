@@ -10,8 +10,7 @@ from app.ingest.audio_ranges import AudioOptions, fetch_audio
 from app.ingest.fetch import fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
-from app.ingest.http_failures import no_recording
-from app.ingest.part_file import has_part, tidied
+from app.ingest.part_file import begun_source
 from app.ingest.patience import PATIENCE, Patience
 from app.ingest.protocols import (
     DownloadedSource,
@@ -77,50 +76,23 @@ class PanoptoDownloader:
     async def download(
         self,
         lecture: ResolvedLecture,
+        location: MediaLocation,
         scratch: LocalFiles,
         key_stem: str,
         report: ReportProgress,
     ) -> DownloadedSource:
-        """Fetch the first of the lecture's media that can be had and has audio.
-
-        A failure that passes by itself is raised at once; any other leads to the next medium, and
-        is raised where there is none.
-
-        Where it is cancelled or the failure passes by itself, the part stays for the next attempt;
-        on any other way out, success included, no part is left, not even an earlier attempt's.
-        """
-        async with tidied(scratch, key_stem):
-            return await self._first_of(lecture, scratch, key_stem, report)
-
-    async def _first_of(
-        self,
-        lecture: ResolvedLecture,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
-    ) -> DownloadedSource:
-        failures: list[IngestFailed] = []
-        for choice, location in enumerate(lecture.media):
-            try:
-                source = await self._fetch(location, lecture, scratch, key_stem, report)
-                await _require_audio(source, scratch)
-            except IngestFailed as error:
-                if error.transient:
-                    raise
-                log.info(
-                    "medium_failed", choice=choice, kind=location.kind, reason=error.failure.value
-                )
-                failures.append(error)
-                continue
-            log.info(
-                "medium_fetched",
-                choice=choice,
-                tier=source.tier.value,
-                fetched_bytes=source.fetched_bytes,
-                size_bytes=source.size_bytes,
-            )
-            return source
-        raise failures[0] if failures else no_recording()
+        """Fetch one of the lecture's media, or raise: NO_AUDIO where it names no sound."""
+        source = await self._fetch(location, lecture, scratch, key_stem, report)
+        log.info(
+            "medium_fetched",
+            tier=source.tier.value,
+            fetched_bytes=source.fetched_bytes,
+            size_bytes=source.size_bytes,
+        )
+        if await has_audio_track(scratch.path_of(source.key)) is False:
+            await scratch.delete_file(source.key)
+            raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
+        return source
 
     async def _fetch(
         self,
@@ -172,7 +144,7 @@ class PanoptoDownloader:
         key_stem: str,
         report: ReportProgress,
     ) -> DownloadedSource:
-        if await has_part(scratch, key_stem, whole_file_of(location)):
+        if await begun_source(scratch, key_stem) == whole_file_of(location):
             raise RangesRefused("resumed")
         options = AudioOptions(self._max_source_bytes, exact_start=bool(location.segments))
         audio = await fetch_audio(ranges, scratch, key_stem, report, options)
@@ -210,13 +182,6 @@ class PanoptoDownloader:
             fetched.file.fetched_bytes,
             fetched.runs,
         )
-
-
-async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:
-    """Raise NO_AUDIO, and leave nothing, where the file's index names no audio track."""
-    if await has_audio_track(scratch.path_of(source.key)) is False:
-        await scratch.delete_file(source.key)
-        raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
 
 
 def _duration(segments: tuple[Segment, ...]) -> float:

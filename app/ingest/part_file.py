@@ -86,9 +86,12 @@ def source_name(way: str, url: str) -> str:
 
     Signatures in the query change from answer to answer.
     """
-    parts = urlsplit(url)
-    address = hashlib.sha256(f"{parts.netloc.lower()}{parts.path}".encode()).hexdigest()
-    return f"{way}:{address}"
+    return f"{way}:{_address(url)}"
+
+
+def is_of(source: str, url: str) -> bool:
+    """Whether the source that is so named is what lies at the URL, whatever the way to it."""
+    return source.partition(":")[2] == _address(url)
 
 
 class PartFile:
@@ -112,10 +115,10 @@ class PartFile:
         """Whether there is something to append to."""
         return self._part is not None
 
-    def find(self, source: str) -> Version | None:
+    def find(self, source: str | None) -> Version | None:
         """Open what an attempt before left of the source; what it left of another stays as it is.
 
-        What makes no sense is nothing.
+        None is any source.  What makes no sense is nothing.
         """
         with contextlib.suppress(OSError, ValueError):
             self._open_found(source)
@@ -184,14 +187,14 @@ class PartFile:
         self._part = self._note = self.version = None
         self.size_bytes, self.ends = 0, []
 
-    def _open_found(self, source: str) -> None:
+    def _open_found(self, source: str | None) -> None:
         """Open part and note, or raise where they are not of the source."""
         self._note = os.open(self._note_path, os.O_RDWR | os.O_NOFOLLOW)
         self._part = os.open(self._part_path, os.O_WRONLY | os.O_NOFOLLOW)
         line, _, ends = os.pread(self._note, _MAX_NOTE_BYTES, 0).partition(b"\n")
         note = _NOTES.validate_json(line, strict=True)
         found = os.fstat(self._part)
-        if (note.inode, note.version.source) != (found.st_ino, source):
+        if note.inode != found.st_ino or source not in (None, note.version.source):
             raise ValueError("the part is of another source")
         self._ends_at = len(line) + 1
         self.version, self.size_bytes = note.version, found.st_size
@@ -320,11 +323,12 @@ async def tidied(scratch: LocalFiles, stem: str) -> AsyncIterator[None]:
         raise
 
 
-async def has_part(scratch: LocalFiles, stem: str, source: str) -> bool:
-    """Whether an attempt before left a part of this source under the stem."""
+async def begun_source(scratch: LocalFiles, stem: str) -> str | None:
+    """Return the name of the source of which an attempt before left a part under the stem."""
     file = await asyncio.to_thread(PartFile, scratch, stem)
     try:
-        return await _in_thread(file.find, source) is not None
+        version = await _in_thread(file.find, None)
+        return version.source if version else None
     finally:
         await _in_thread(file.close)
 
@@ -359,6 +363,11 @@ def _is_gone_on_after(error: BaseException) -> bool:
     if isinstance(error, IngestFailed):
         return error.transient
     return isinstance(error, asyncio.CancelledError | NotReadyYet | OSError | ChildKilled)
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return hashlib.sha256(f"{parts.netloc.lower()}{parts.path}".encode()).hexdigest()
 
 
 def _create(path: Path) -> int:

@@ -1,21 +1,28 @@
 """The pipeline: a downloader and an extractor joined, with the checks between them.
 
-    resolve -> fetch into scratch -> extract -> judge the duration -> (the caller stores it)
+    resolve -> (fetch into scratch -> extract -> judge the duration), medium after medium
+                                                     -> (the caller stores it)
 
 It knows no rows: progress goes to a callback, the audio to whoever entered the context.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import structlog
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
+from app.ingest.http_failures import no_recording
+from app.ingest.part_file import begun_source, is_of, tidied
 from app.ingest.protocols import (
     AudioExtractor,
     DownloadedSource,
     ExtractedAudio,
     LectureDownloader,
     LectureRequest,
+    MediaLocation,
     Progress,
     ReportProgress,
     ResolvedLecture,
@@ -24,6 +31,10 @@ from app.storage.protocol import LocalFiles
 
 TOLERANCE_SECONDS = 1.0
 TOLERANCE_RATIO = 0.005
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class AudioPipeline:
@@ -48,7 +59,12 @@ class AudioPipeline:
 
     @asynccontextmanager
     async def audio_of(
-        self, lecture: ResolvedLecture, stem: str, report: ReportProgress
+        self,
+        lecture: ResolvedLecture,
+        stem: str,
+        report: ReportProgress,
+        *,
+        is_last_attempt: bool = False,
     ) -> AsyncIterator[ExtractedAudio]:
         """Fetch and extract; the audio file lives until the context ends, unless it was moved.
 
@@ -56,19 +72,26 @@ class AudioPipeline:
         or `StorageError`; `ChildKilled` and `OSError` are this machine's trouble.
         """
         audio_key = f"{stem}.m4a"
+
+        async def whole_audio_of(location: MediaLocation) -> ExtractedAudio:
+            source = await self._downloader.download(lecture, location, self._scratch, stem, report)
+            audio = await self._extract(source, audio_key, report)
+            require_whole(audio, source, lecture)
+            return audio
+
         try:
-            audio = await self._fetch_and_extract(lecture, stem, audio_key, report)
-            yield audio
+            yield await from_first_medium(
+                lecture, self._scratch, stem, whole_audio_of, is_last_attempt=is_last_attempt
+            )
         finally:
             await self._scratch.delete_file(audio_key)
 
-    async def _fetch_and_extract(
-        self, lecture: ResolvedLecture, stem: str, audio_key: str, report: ReportProgress
+    async def _extract(
+        self, source: DownloadedSource, audio_key: str, report: ReportProgress
     ) -> ExtractedAudio:
-        source = await self._downloader.download(lecture, self._scratch, stem, report)
         try:
             await report(Progress(DownloadStage.EXTRACTING, source.size_bytes, source.size_bytes))
-            audio = await self._extractor.extract(
+            return await self._extractor.extract(
                 self._scratch.path_of(source.key),
                 self._scratch.path_of(audio_key),
                 source.segments,
@@ -77,8 +100,48 @@ class AudioPipeline:
             )
         finally:
             await self._scratch.delete_file(source.key)
-        require_whole(audio, source, lecture)
-        return audio
+
+
+async def from_first_medium(
+    lecture: ResolvedLecture,
+    scratch: LocalFiles,
+    stem: str,
+    get: Callable[[MediaLocation], Awaitable[T]],
+    *,
+    is_last_attempt: bool = False,
+) -> T:
+    """Return what ``get`` makes of the first of the lecture's media that it can make it of.
+
+    The medium that an attempt before was in the middle of comes first.  A failure that passes by
+    itself is raised at once, so that the next attempt goes on with the part, unless there is none;
+    any other leads to the next medium, and the one that tells most is raised where none is left.
+
+    Where it is cancelled or the failure passes by itself, the part stays for the next attempt; on
+    any other way out, success included, no part is left, not even an earlier attempt's.
+    """
+    failures: list[IngestFailed] = []
+    async with tidied(scratch, stem):
+        begun = await begun_source(scratch, stem)
+        for location in sorted(
+            lecture.media, key=lambda each: begun is None or not is_of(begun, each.url)
+        ):
+            try:
+                return await get(location)
+            except IngestFailed as error:
+                if error.transient and not is_last_attempt:
+                    raise
+                log.info("medium_failed", kind=location.kind, reason=error.failure.value)
+                failures.append(error)
+        raise _most_telling(failures)
+
+
+def _most_telling(failures: list[IngestFailed]) -> IngestFailed:
+    """Return what people can do most with: had in part, to be signed in for, else the preferred."""
+    first = {each.failure: each for each in reversed(failures)}
+    for telling in (LectureFailure.TRUNCATED, LectureFailure.LOGIN_REQUIRED):
+        if telling in first:
+            return first[telling]
+    return failures[0] if failures else no_recording()
 
 
 def require_whole(
@@ -86,17 +149,19 @@ def require_whole(
 ) -> None:
     """Raise `IngestFailed` where the audio's duration is not the recording's.
 
-    They agree within 1 s or 0.5 %, whichever is more.  Where the medium changed while it was
-    fetched, the failure passes: the source, asked again, may tell of the one that it has now.
+    They agree within 1 s or 0.5 %, whichever is more.  What the recording's page tells is right;
+    what its medium tells of itself is asked only where the page tells nothing.  Where the medium
+    changed while it was fetched, the failure passes: the source, asked again, may tell of the one
+    that it has now.
     """
-    for expected in (source.duration_seconds, lecture.duration_seconds):
-        if expected is None:
-            continue
-        tolerance = max(TOLERANCE_SECONDS, TOLERANCE_RATIO * expected)
-        if abs(audio.duration_seconds - expected) > tolerance:
-            raise IngestFailed(
-                LectureFailure.TRUNCATED,
-                f"The recording lasts {expected:.0f} s, but {audio.duration_seconds:.0f} s of "
-                "audio were found.",
-                transient=source.has_changed,
-            )
+    expected = lecture.duration_seconds or source.duration_seconds
+    if expected is None:
+        return
+    tolerance = max(TOLERANCE_SECONDS, TOLERANCE_RATIO * expected)
+    if abs(audio.duration_seconds - expected) > tolerance:
+        raise IngestFailed(
+            LectureFailure.TRUNCATED,
+            f"The recording lasts {expected:.0f} s, but {audio.duration_seconds:.0f} s of "
+            "audio were found.",
+            transient=source.has_changed,
+        )

@@ -163,11 +163,16 @@ class LectureDownloader(Protocol):
     async def download(
         self,
         lecture: ResolvedLecture,
+        location: MediaLocation,
         scratch: LocalFiles,
         key_stem: str,
         report: ReportProgress,
     ) -> DownloadedSource:
-        """Fetch the media into ``{key_stem}.{extension}``; on an error nothing of it is left."""
+        """Fetch one of the lecture's media into ``{key_stem}.{extension}``.
+
+        Where it is cancelled or the failure passes by itself, the part stays for the next attempt;
+        on any other error nothing of it is left.
+        """
         ...
 
 

@@ -140,7 +140,10 @@ class LectureDownloads:
             if request.stream_url is not None:  # What somebody brought, its audio alone can tell.
                 known, confirmed = None, resolved.session_id
             await self._note_resolution(lease, resolved, known)
-            audio_of = self._pipeline.audio_of(resolved, stem, progress.report)
+            is_last = lease.attempt + 1 >= MAX_ATTEMPTS
+            audio_of = self._pipeline.audio_of(
+                resolved, stem, progress.report, is_last_attempt=is_last
+            )
             with _machine_trouble():
                 audio = await stack.enter_async_context(audio_of)
                 staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")

@@ -21,7 +21,7 @@ from app.ingest.protocols import DownloadedSource, Progress, Segment, Tier
 from app.ingest.range_plan import IN_FLIGHT
 from app.storage.local import LocalStorage
 from tests.media import hertz_of
-from tests.panopto import Reports, files_in, request_for
+from tests.panopto import Reports, download_first, files_in, request_for
 from tests.wait import wait_until
 
 STEM = "audio/one_source.1"
@@ -53,7 +53,9 @@ class Ranges:
     async def get(self, recording: Recording) -> DownloadedSource:
         lecture = await self.downloader.resolve(request_for(self.simulator, recording))
         with capture_logs() as logs:
-            source = await self.downloader.download(lecture, self.scratch, STEM, self.reports)
+            source = await download_first(
+                self.downloader, lecture, self.scratch, STEM, self.reports
+            )
         self.refused = [log["reason"] for log in logs if log["event"] == "audio_ranges_refused"]
         (fetched,) = (log for log in logs if log["event"] == "medium_fetched")
         assert (fetched["tier"], fetched["fetched_bytes"]) == (source.tier, source.fetched_bytes)

@@ -22,7 +22,7 @@ from app.ingest.protocols import (
 )
 from app.settings import load_settings
 from app.storage.local import LocalStorage
-from tests.panopto import MIB, Reports, files_in, request_for
+from tests.panopto import MIB, Reports, download_first, files_in, request_for
 
 STEM = "audio/one_source.1"
 
@@ -41,7 +41,7 @@ class Lectures:
     async def get(self, request: LectureRequest) -> tuple[ResolvedLecture, DownloadedSource]:
         """Resolve and download; the source has sound."""
         lecture = await self.downloader.resolve(request)
-        source = await self.downloader.download(lecture, self.scratch, STEM, Reports())
+        source = await download_first(self.downloader, lecture, self.scratch, STEM, Reports())
         assert source.key.startswith(f"{STEM}.")
         assert await files_in(self.scratch) == [source.key]
         with av.open(str(self.scratch.path_of(source.key))) as container:

@@ -15,9 +15,9 @@ from app.ingest.guard import GuardedClient
 from app.ingest.part_file import (
     PartFile,
     Version,
+    begun_source,
     discard_part,
     hand_over,
-    has_part,
     is_part,
     open_part,
     source_name,
@@ -192,7 +192,7 @@ async def test_rubbish_is_nothing(scratch: LocalStorage, spoil: Callable[[Path],
     begun_pieces(scratch, b"a" * 40, b"b" * 10).close()
     spoil(scratch.path_of(f"{OLD}.note"))
     take_over(scratch).close()
-    assert not await has_part(scratch, NEW, SOURCE)
+    assert await begun_source(scratch, NEW) is None
     async with open_part(scratch, NEW) as part:
         await part.require(PIECES)
         assert (part.size_bytes, part.ends) == (0, [])
@@ -225,7 +225,7 @@ async def test_a_part_of_another_source_stays_until_something_is_begun(
     other = source_name("hls", "https://media.example.org/a.mp4")
     async with open_part(scratch, NEW) as part:
         assert await part.find(other) is None
-    assert await has_part(scratch, NEW, SOURCE)
+    assert await begun_source(scratch, NEW) == SOURCE
     async with open_part(scratch, NEW) as part:
         await part.require(Version(other, "x", None))
         assert part.size_bytes == 0
@@ -300,7 +300,7 @@ async def test_only_what_is_of_use_outlives_an_attempt(scratch: LocalStorage) ->
         with pytest.raises(type(error)):
             await end_tidied(scratch, error)
         assert sorted(await files_in(scratch)) == [f"{OLD}.note", f"{OLD}.part"]
-        assert await has_part(scratch, OLD, SOURCE)
+        assert await begun_source(scratch, OLD) == SOURCE
         await discard_part(scratch, OLD)
     for error in LASTING:
         with pytest.raises(type(error)):
