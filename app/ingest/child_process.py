@@ -1,7 +1,8 @@
 """The program that `sandbox.run_child` starts: limits itself, then runs one task of one module.
 
 Imports the standard library alone, so that it starts fast and the limits come before all else.
-A task's module has a function ``run(arguments) -> result``, both JSON objects.
+A task's module has a function ``run(arguments) -> result``, both JSON objects; what follows the
+request's line is the argument ``content``, as bytes.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ from typing import Any
 _TASKS = (
     "app.ingest.audio_child",
     "app.ingest.audio_index_child",
+    "app.ingest.delivery_child",
     "app.ingest.pages_child",
     "app.ingest.playlist_child",
     "app.ingest.ytdlp_child",
@@ -38,8 +40,10 @@ class Refused(Exception):
 def main() -> None:
     """Read the request from stdin and write the answer to stdout; argument: the parent's pid."""
     die_with_parent(int(sys.argv[1]))
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.buffer.readline())
     _limit(**request["limits"])
+    if content := sys.stdin.buffer.read():
+        request["arguments"]["content"] = content
     answer_file = _reserve_stdout()
     answer = _answer(request["module"], request["arguments"])
     os.write(answer_file, json.dumps(answer).encode())

@@ -1,16 +1,16 @@
 """What a Panopto tenant says of a recording: DeliveryInfo, and the media that it offers.
 
-The answer's fields are those that third-party clients read; every one may be missing or null.
+The answer's fields are those that third-party clients read; every one may be missing, null or odd.
+A child process reads them (`delivery_child`).
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
-import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed, NotReadyYet
@@ -18,7 +18,9 @@ from app.ingest.guard import FetchedBody, GuardedClient, origin_of
 from app.ingest.http_failures import login_required, looks_like_login
 from app.ingest.panopto import RecordingLink, guid
 from app.ingest.protocols import MediaLocation, Segment
-from app.ingest.titles import printable_title
+from app.ingest.sandbox import ChildError, Limits, run_child
+
+log = structlog.get_logger(__name__)
 
 _PATH = "/Panopto/Pages/Viewer/DeliveryInfo.aspx"
 _FORM = {
@@ -32,6 +34,9 @@ _FORM = {
     "isKollectiveAgentInstalled": "false",
 }
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
+_CHILD_LIMITS = Limits(memory_bytes=1024**3, cpu_seconds=10, file_bytes=0)
+_CHILD_TIMEOUT_SECONDS = 20.0
+_MAX_READ_BYTES = 8 * 1024 * 1024
 _LOGIN_REQUIRED = 2
 _NOT_ALLOWED = 405
 # The microphone is recorded with the camera; slides may be silent.
@@ -52,57 +57,49 @@ class Delivery:
     media: tuple[MediaLocation, ...]
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A stretch of a raw stream, in seconds, and where it is put in the recording."""
+
+    start: float
+    end: float
+    relative_start: float | None
 
 
-def _whole_url(url: str | None) -> str | None:
-    """Drop what no URL parser accepts, so that one broken stream does not cost the others."""
-    try:
-        return url if url and urlsplit(url) else None
-    except ValueError:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    tag: str
+    file_type: str
+    stream_url: str | None
+    http_url: str | None
+    relative_start: float | None
+    relative_end: float | None
+    segments: tuple[_Kept, ...]
 
 
-_Url = Annotated[str | None, AfterValidator(_whole_url)]
+@dataclass(frozen=True, slots=True)
+class _Session:
+    public_id: str | None
+    name: str | None
+    duration_seconds: float | None
+    is_live: bool | None
+    is_viewer_encoded: bool | None
+    is_podcast_encoded: bool | None
+    is_audio_podcast_encoded: bool | None
+    is_purged: bool | None
+    streams: tuple[_Stream, ...]
+    podcasts: tuple[_Stream, ...]
 
 
-class _RelativeSegment(_Wire):
-    start: float = Field(alias="Start")
-    end: float = Field(alias="End")
-    relative_start: float | None = Field(alias="RelativeStart", default=None)
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    error_code: float | None
+    session_id: str | None
+    download_url: str | None
+    session: _Session | None
 
 
-class _Stream(_Wire):
-    tag: str | None = Field(alias="Tag", default=None)
-    stream_url: _Url = Field(alias="StreamUrl", default=None)
-    http_url: _Url = Field(alias="StreamHttpUrl", default=None)
-    file_type: str | None = Field(alias="ViewerMediaFileTypeName", default=None)
-    relative_start: float | None = Field(alias="RelativeStart", default=None)
-    relative_end: float | None = Field(alias="RelativeEnd", default=None)
-    relative_segments: tuple[_RelativeSegment, ...] | None = Field(
-        alias="RelativeSegments", default=None
-    )
-
-
-class _Session(_Wire):
-    public_id: str | None = Field(alias="PublicID", default=None)
-    name: str | None = Field(alias="SessionName", default=None)
-    duration: float | None = Field(alias="Duration", default=None, ge=0)
-    is_live: bool | None = Field(alias="IsActiveBroadcast", default=None)
-    viewer_encoded: bool | None = Field(alias="IsViewerEncodeComplete", default=None)
-    audio_podcast_encoded: bool | None = Field(alias="IsAudioPodcastEncodeComplete", default=None)
-    purged: bool | None = Field(alias="IsPurgedEncode", default=None)
-    streams: tuple[_Stream, ...] | None = Field(alias="Streams", default=None)
-    podcasts: tuple[_Stream, ...] | None = Field(alias="PodcastStreams", default=None)
-    podcast_encoded: bool | None = Field(alias="IsPodcastEncodeComplete", default=None)
-
-
-class _Answer(_Wire):
-    error_code: int | None = Field(alias="ErrorCode", default=None)
-    session_id: str | None = Field(alias="SessionId", default=None)
-    download_url: _Url = Field(alias="DownloadUrl", default=None)
-    session: _Session | None = Field(alias="Delivery", default=None)
+_WIRE: TypeAdapter[_Answer] = TypeAdapter(_Answer)
 
 
 async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
@@ -112,10 +109,11 @@ async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
     SOURCE_NOT_FOUND for any other refusal.
     """
     fetched = await _fetch(client, link)
-    answer = _read(fetched)
-    if answer.error_code == _LOGIN_REQUIRED:
+    answer = await _read(fetched.body)
+    is_page = answer.session is None and looks_like_login(fetched.url)
+    if answer.error_code == _LOGIN_REQUIRED or is_page:
         raise login_required()
-    if answer.error_code or answer.session is None or answer.session.purged:
+    if answer.error_code or answer.session is None or answer.session.is_purged:
         raise _not_found()
     _require_ready(answer.session)
     # Who answered may be another than was asked: https for http, or the tenant's newer name.
@@ -124,8 +122,7 @@ async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
     if not media:
         raise _nothing_to_play(answer.session)
     session_id = link.session_id or guid(answer.session.public_id or answer.session_id or "")
-    title = printable_title(answer.session.name)
-    return Delivery(session_id, title, answer.session.duration or None, media)
+    return Delivery(session_id, answer.session.name, answer.session.duration_seconds, media)
 
 
 def kind_of(url: str, file_type: str | None = None) -> str:
@@ -148,25 +145,32 @@ async def _fetch(client: GuardedClient, link: RecordingLink) -> FetchedBody:
     return await client.read("POST", url, max_bytes=_MAX_ANSWER_BYTES, data=form)
 
 
-def _read(fetched: FetchedBody) -> _Answer:
+async def _read(body: bytes) -> _Answer:
+    """Read the answer in a child; what cannot be read says nothing."""
     try:
-        content: Any = orjson.loads(fetched.body)
-        unwrapped = content.get("d", content) if isinstance(content, dict) else content
-        return _Answer.model_validate(unwrapped)
-    except (orjson.JSONDecodeError, ValidationError):
-        failure = login_required() if looks_like_login(fetched.url) else _not_found()
-        raise failure from None
+        result = await run_child(
+            "app.ingest.delivery_child",
+            {},
+            content=body,
+            limits=_CHILD_LIMITS,
+            timeout_seconds=_CHILD_TIMEOUT_SECONDS,
+            max_answer_bytes=_MAX_READ_BYTES,
+        )
+        return _WIRE.validate_python(result)
+    except (ChildError, ValidationError) as error:
+        log.info("delivery_info_unreadable", reason=type(error).__name__)
+        return _Answer(None, None, None, None)
 
 
 def _require_ready(session: _Session) -> None:
     if session.is_live:
         raise NotReadyYet("The recording is still live.")
-    if session.viewer_encoded is False:
+    if session.is_viewer_encoded is False:
         raise NotReadyYet("The recording is still being encoded.")
 
 
 def _nothing_to_play(session: _Session) -> IngestFailed | NotReadyYet:
-    if session.podcast_encoded is False or session.audio_podcast_encoded is False:
+    if session.is_podcast_encoded is False or session.is_audio_podcast_encoded is False:
         return NotReadyYet("The recording is still being encoded.")
     return _not_found()
 
@@ -199,13 +203,14 @@ class _Media:
                 yield location
 
     def _candidates(self) -> Iterator[MediaLocation]:
-        streams = sorted(self.session.streams or (), key=_tag_order)
-        spoken = [stream for stream in streams if (stream.tag or "").upper() not in _SILENT_TAGS]
-        silent = [stream for stream in streams if stream not in spoken]
+        told = self.session.streams
+        streams = sorted((each for each in told if not _goes_on(each, told)), key=_tag_order)
+        spoken = [stream for stream in streams if stream.tag not in _SILENT_TAGS]
+        silent = [stream for stream in streams if stream.tag in _SILENT_TAGS]
         yield from self._audio_podcast()
         yield from self._of_kind("hls", spoken)
-        yield from self._of_kind("hls", self.session.podcasts or ())
-        yield from self._of_kind("mp4", self.session.podcasts or ())
+        yield from self._of_kind("hls", self.session.podcasts)
+        yield from self._of_kind("mp4", self.session.podcasts)
         yield from self._of_kind("mp4", spoken)
         yield from self._of_kind("hls", silent)
         yield from self._of_kind("mp4", silent)
@@ -215,13 +220,13 @@ class _Media:
     def _audio_podcast(self) -> Iterator[MediaLocation]:
         """Yield the podcast with the sound alone; the tenant serves it to its own cookie only."""
         session_id = self.link.session_id or guid(self.session.public_id or "")
-        if self.session.audio_podcast_encoded and self.cookie_header and session_id:
+        if self.session.is_audio_podcast_encoded and self.cookie_header and session_id:
             path = f"/Panopto/Podcast/Download/{session_id}.mp4?mediaTargetType=audioPodcast"
             yield self._at("podcast", path)
 
     def _of_kind(self, kind: str, streams: Iterable[_Stream]) -> Iterator[MediaLocation]:
         for stream in streams:
-            segments = _segments(stream, self.session.duration)
+            segments = _segments(stream, self.session.duration_seconds)
             if stream.stream_url and kind_of(stream.stream_url, stream.file_type) == kind:
                 yield self._at(kind, stream.stream_url, segments)
             if stream.http_url and kind_of(stream.http_url) == kind:
@@ -234,7 +239,20 @@ class _Media:
 
 
 def _tag_order(stream: _Stream) -> int:
-    return _TAG_ORDER.get((stream.tag or "").upper(), _UNKNOWN_TAG)
+    return _TAG_ORDER.get(stream.tag, _UNKNOWN_TAG)
+
+
+def _goes_on(stream: _Stream, streams: Iterable[_Stream]) -> bool:
+    """Tell whether it begins where another of its kind has ended, and so is the rest of that one.
+
+    By itself it would be taken for a recording that begins with a silence.
+    """
+    start = stream.relative_start or 0
+    return start > _SAME_SECONDS and any(
+        other.tag == stream.tag and 0 < (other.relative_end or 0) <= start + _SAME_SECONDS
+        for other in streams
+        if other is not stream
+    )
 
 
 def _segments(stream: _Stream, duration: float | None) -> tuple[Segment, ...]:
@@ -249,17 +267,15 @@ def _segments(stream: _Stream, duration: float | None) -> tuple[Segment, ...]:
     return tuple(Segment(item.start, item.end) for item in kept)
 
 
-def _kept(stream: _Stream) -> Iterator[_RelativeSegment]:
+def _kept(stream: _Stream) -> Iterator[_Kept]:
     """Yield the stream's segments, or all of a stream that begins later than the recording."""
-    for item in stream.relative_segments or ():
-        if item.end > max(0, item.start):
-            yield item.model_copy(update={"start": max(0, item.start)})
+    yield from stream.segments
     start, end = stream.relative_start or 0, stream.relative_end or 0
-    if not stream.relative_segments and _SAME_SECONDS < start < end:
-        yield _RelativeSegment(Start=0, End=end - start, RelativeStart=start)
+    if not stream.segments and _SAME_SECONDS < start < end:
+        yield _Kept(0, end - start, start)
 
 
-def _has_places(kept: Sequence[_RelativeSegment], duration: float | None) -> bool:
+def _has_places(kept: Sequence[_Kept], duration: float | None) -> bool:
     """Tell whether the recording has silences around the segments, for which its length has room.
 
     Where what is told of their places contradicts itself, they are one behind the other.

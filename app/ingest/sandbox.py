@@ -18,6 +18,8 @@ from app.cancellation import ended
 
 _MAX_ANSWER_BYTES = 64 * 1024
 _KEPT_ERROR_BYTES = 4096
+_WRITTEN_BYTES = 1024 * 1024
+_LONG_ANSWER_BYTES = 256 * 1024
 _PROGRAM = "from app.ingest.child_process import main; main()"
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT}
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath}
@@ -73,6 +75,7 @@ async def run_child(
     module: str,
     arguments: dict[str, Any],
     *,
+    content: bytes = b"",
     limits: Limits,
     timeout_seconds: float,
     max_answer_bytes: int = _MAX_ANSWER_BYTES,
@@ -80,13 +83,15 @@ async def run_child(
 ) -> dict[str, Any]:
     """Return what the module's ``run(arguments)`` returns in a process of its own.
 
-    Arguments and result are JSON objects; ``descriptors`` are what the child inherits besides its
-    standard streams.  Raises a `ChildError`, or `ChildKilled`; whatever happens, no process is
-    left.
+    Arguments and result are JSON objects; ``content`` is added to the arguments as it is.
+    ``descriptors`` are what the child inherits besides its standard streams.  Raises a
+    `ChildError`, or `ChildKilled`; whatever happens, no process is left.
     """
     request = {"module": module, "arguments": arguments, "limits": asdict(limits)}
-    body = json.dumps(request).encode()
-    run = asyncio.ensure_future(_run(body, timeout_seconds, max_answer_bytes, descriptors))
+    head = json.dumps(request).encode() + b"\n"
+    run = asyncio.ensure_future(
+        _run((head, content), timeout_seconds, max_answer_bytes, descriptors)
+    )
     try:
         return await asyncio.shield(run)
     finally:
@@ -96,7 +101,10 @@ async def run_child(
 
 
 async def _run(
-    request: bytes, timeout_seconds: float, max_answer_bytes: int, descriptors: tuple[int, ...]
+    request: tuple[bytes, bytes],
+    timeout_seconds: float,
+    max_answer_bytes: int,
+    descriptors: tuple[int, ...],
 ) -> dict[str, Any]:
     child = await _start_child(descriptors)
     talk = asyncio.ensure_future(_talk(child, request, max_answer_bytes))
@@ -108,6 +116,8 @@ async def _run(
     finally:
         _kill(child)
         await ended(talk)
+    if len(answer) > _LONG_ANSWER_BYTES:  # The loop has others to serve meanwhile.
+        return await asyncio.to_thread(_result_of, child.returncode or 0, answer, errors)
     return _result_of(child.returncode or 0, answer, errors)
 
 
@@ -124,9 +134,9 @@ async def _start_child(descriptors: tuple[int, ...]) -> asyncio.subprocess.Proce
 
 
 async def _talk(
-    child: asyncio.subprocess.Process, request: bytes, max_answer_bytes: int
+    child: asyncio.subprocess.Process, request: tuple[bytes, bytes], max_answer_bytes: int
 ) -> tuple[bytes, bytes]:
-    """Send the request and return the answer and the errors, when the child has ended."""
+    """Send request and content; return the answer and the errors, when the child has ended."""
     _, answer, errors, _ = await asyncio.gather(
         _send(child.stdin, request),
         _read(child.stdout, max_answer_bytes),
@@ -136,22 +146,25 @@ async def _talk(
     return answer, errors
 
 
-async def _send(stream: asyncio.StreamWriter | None, request: bytes) -> None:
+async def _send(stream: asyncio.StreamWriter | None, request: tuple[bytes, bytes]) -> None:
     if stream is None:
         return
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(request)
-        await stream.drain()
+        for body in (memoryview(part) for part in request):
+            for start in range(0, len(body), _WRITTEN_BYTES):
+                stream.write(body[start : start + _WRITTEN_BYTES])
+                await stream.drain()
         stream.close()
         await stream.wait_closed()
 
 
 async def _read(stream: asyncio.StreamReader | None, kept_bytes: int) -> bytes:
     """Read to the end and return the last bytes."""
-    kept = b""
+    kept = bytearray()
     while stream and (chunk := await stream.read(kept_bytes)):
-        kept = (kept + chunk)[-kept_bytes:]
-    return kept
+        kept += chunk
+        del kept[:-kept_bytes]
+    return bytes(kept)
 
 
 def _kill(child: asyncio.subprocess.Process) -> None:

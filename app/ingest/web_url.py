@@ -5,7 +5,6 @@ Normalisation follows RFC 3986, section 6.2.2, and hosts UTS 46.  Any text gives
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import SplitResult, quote, urlsplit
@@ -19,11 +18,12 @@ MAX_URL_CHARACTERS = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _MAX_HOST_CHARACTERS = 253
+_MAX_UNMAPPED_CHARACTERS = 4 * _MAX_HOST_CHARACTERS
 _ESCAPE = re.compile("%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PATH_SAFE = "/%!$&'()*+,;=:@~"
 _QUERY_SAFE = _PATH_SAFE + "?"
-_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def parse_web_url(url: str, field: str, *, max_characters: int = MAX_URL_CHARACT
         raise InvalidInput.at(field, message="The link is blank.")
     if len(text) > max_characters:
         raise InvalidInput.at(field, message="The link is too long.")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
+    if _UNPRINTABLE.search(text):
         raise InvalidInput.at(field, message="The link contains characters that no link may have.")
     try:
         parts = urlsplit(text)
@@ -102,6 +102,8 @@ def ascii_host(host: str) -> str:
             return IPv6Address(host).compressed.lower()
         except AddressValueError:
             raise ValueError("host") from None
+    if len(host) > _MAX_UNMAPPED_CHARACTERS:  # Mapping takes its time.
+        raise ValueError("host")
     mapped = idna.uts46_remap(host, std3_rules=False, transitional=False).removesuffix(".")
     if not mapped.isascii():
         mapped = idna.encode(mapped).decode("ascii")

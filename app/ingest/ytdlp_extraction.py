@@ -18,6 +18,7 @@ from yt_dlp.networking.exceptions import RequestError
 from yt_dlp.utils import ExtractorError, GeoRestrictedError, UnsupportedError, unsmuggle_url
 from yt_dlp.YoutubeDL import YoutubeDL
 
+from app.ingest import lenient
 from app.ingest.child_process import Refused
 from app.ingest.child_questions import Questions
 from app.ingest.ytdlp_formats import media_of
@@ -38,6 +39,8 @@ _PARAMETERS: dict[str, Any] = {
 }
 _NOT_READY = frozenset({"is_live", "is_upcoming", "post_live"})
 _FOR_ACCOUNTS = frozenset({"needs_auth", "premium_only", "private", "subscriber_only"})
+_LONGEST_SECONDS = 7 * 24 * 3600.0
+_MAX_TITLE_CHARACTERS = 2000
 _LISTS = frozenset({"playlist", "multi_video", "compat_list"})
 
 
@@ -166,14 +169,17 @@ def _recording(info: dict[str, Any], cookies: Any) -> dict[str, Any]:
     if info.get("live_status") in _NOT_READY:
         raise Refused("not_ready")
     formats = info.get("formats") or ([info] if "url" in info else [])
-    media = media_of(formats, info.get("duration"), cookies.get_cookie_header)
+    duration = lenient.seconds(info.get("duration"), longest=_LONGEST_SECONDS) or 0.0
+    media = media_of(formats, duration, cookies.get_cookie_header)
     if not media:
         raise Refused(_why_nothing(info, formats))
-    start, end = info.get("section_start"), info.get("section_end")
+    start = lenient.seconds(info.get("section_start"), longest=_LONGEST_SECONDS)
+    end = lenient.seconds(info.get("section_end"), longest=_LONGEST_SECONDS)
+    is_section = start is not None and end is not None and 0 <= start < end
     return {
-        "title": info.get("title"),
-        "duration_seconds": info.get("duration"),
-        "segment": None if start is None or end is None else [start, end],
+        "title": (lenient.text(info.get("title")) or "")[:_MAX_TITLE_CHARACTERS],
+        "duration_seconds": max(duration, 0.0),
+        "segment": [start, end] if is_section else None,
         "media": media,
     }
 

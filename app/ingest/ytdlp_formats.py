@@ -14,6 +14,8 @@ _HLS = frozenset({"m3u8", "m3u8_native"})
 _SOUND = frozenset({"aac", "flac", "m4a", "mka", "mp3", "oga", "ogg", "opus", "wav", "weba"})
 _USUAL_SECONDS = 3600.0
 _MOST = 4
+MAX_URL_CHARACTERS = 16_384
+MAX_HEADER_CHARACTERS = 8192
 
 Format = dict[str, Any]
 
@@ -37,6 +39,7 @@ def _is_fetchable(each: Format) -> bool:
     """Whether it has sound, as far as is known, and comes whole by HTTP or HLS."""
     return (
         each.get("protocol") in _HTTP | _HLS
+        and len(each["url"]) <= MAX_URL_CHARACTERS
         and each.get("acodec") != "none"
         and not each.get("fragments")
         and not each.get("has_drm")
@@ -67,9 +70,16 @@ def _size(seconds: float, each: Format) -> float:
 
 def _medium(each: Format, cookie_header: str | None) -> dict[str, Any]:
     file_kind = "podcast" if _is_sound_alone(each) else "mp4"
+    headers = {
+        name: value
+        for name, value in (each.get("http_headers") or {}).items()
+        if isinstance(value, str) and len(name + value) <= MAX_HEADER_CHARACTERS
+    }
     return {
         "kind": "hls" if each["protocol"] in _HLS else file_kind,
         "url": each["url"],
-        "headers": dict(each.get("http_headers") or {}),
-        "cookie_header": cookie_header,
+        "headers": headers,
+        "cookie_header": cookie_header
+        if len(cookie_header or "") <= MAX_HEADER_CHARACTERS
+        else None,
     }

@@ -21,7 +21,7 @@ from app.ingest.guard import GuardedClient, blocked, content_type
 from app.ingest.http_failures import failure_of_status, login_required
 from app.ingest.protocols import LectureRequest, MediaLocation, ResolvedLecture, Segment
 from app.ingest.sandbox import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
-from app.ingest.titles import printable_title
+from app.ingest.ytdlp_formats import MAX_HEADER_CHARACTERS, MAX_URL_CHARACTERS
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,8 @@ _HOP_BY_HOP = frozenset({"connection", "content-length", "host", "te", "transfer
 _MEDIA_HEADERS = frozenset({"accept", "accept-language", "origin", "referer", "user-agent"})
 _PLAYLIST_TYPES = ("mpegurl", "dash+xml")
 
-_Header = Annotated[str, Field(max_length=8192)]
-_Url = Annotated[str, Field(max_length=16_384)]
+_Header = Annotated[str, Field(max_length=MAX_HEADER_CHARACTERS)]
+_Url = Annotated[str, Field(max_length=MAX_URL_CHARACTERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ def _resolved(request: LectureRequest, recording: _Recording) -> ResolvedLecture
     media = tuple(_location(medium, segments) for medium in recording.media)
     return ResolvedLecture(
         request.session_id,
-        printable_title(recording.title),
+        recording.title,
         recording.duration_seconds or None,
         media,
     )

@@ -1,5 +1,7 @@
 """What DeliveryInfo is asked, and what its answers mean, told by a tenant of a few lines."""
 
+import codecs
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +20,7 @@ from app.ingest.guard import GuardedClient
 from app.ingest.http_failures import LOGIN_ADVICE
 from app.ingest.panopto import RecordingLink
 from app.ingest.protocols import Segment
+from tests.loop import MOST_SECONDS, ticking
 from tests.serving import serving
 
 PATH = "/Panopto/Pages/Viewer/DeliveryInfo.aspx"
@@ -104,7 +107,7 @@ async def test_an_answer_may_be_wrapped(
 ) -> None:
     tenant.content = wrap(answer(SessionName=" Algebra\n1 ", Duration=12.5))
     delivery = await tenant.ask()
-    assert (delivery.title, delivery.duration_seconds) == ("Algebra 1", 12.5)
+    assert (delivery.title, delivery.duration_seconds) == (" Algebra\n1 ", 12.5)
     tenant.content = wrap({"ErrorCode": 2, "ErrorMessage": "Sign in."})
     failure = await tenant.refuses()
     assert (failure.failure, failure.transient) == (LectureFailure.LOGIN_REQUIRED, False)
@@ -150,12 +153,129 @@ async def test_another_code_is_a_refusal(tenant: Tenant, code: object) -> None:
         answer(streams=[]),
         answer(streams=[{"Tag": "DV", "StreamUrl": None, "StreamHttpUrl": None}]),
         answer(streams=[{"Tag": "DV", "StreamUrl": "http://[/x.m3u8"}]),
-        answer(Duration="soon"),
+        answer(streams=[{"StreamUrl": "https://media.example/" + "x" * 20_000}]),
+        answer(streams=["https://media.example/x.m3u8", 1, None]),
     ],
 )
 async def test_an_answer_that_names_nothing_is_not_found(tenant: Tenant, content: Any) -> None:
     tenant.content = content
     assert (await tenant.refuses()).failure is LectureFailure.SOURCE_NOT_FOUND
+
+
+def as_bytes(**told: Any) -> bytes:
+    return json.dumps(answer(**told)).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "title"),
+    [
+        (as_bytes(SessionName="Alg \ud83d"), "Alg "),
+        (as_bytes(SessionName="\U0001f600"), "\U0001f600"),
+        (codecs.BOM_UTF8 + as_bytes(SessionName="T"), "T"),
+        (as_bytes(SessionName="T").decode().encode("utf-16"), "T"),
+        (as_bytes(SessionName="#bung").replace(b"#", b"\xdc"), "\xdcbung"),
+        (as_bytes(SessionName="#\u00e9").replace(b"\\u00e9", b"\xc3\xa9\xe2\x82"), "#\xe9\ufffd"),
+        (as_bytes(SessionName="a#b").replace(b"#", b"\n"), "a\nb"),
+        (b"callback(" + as_bytes(SessionName="T") + b");", "T"),
+        (b")]}',\n" + as_bytes(SessionName="T"), "T"),
+        (b"<html><pre>" + as_bytes(SessionName="T") + b"</pre>", "T"),
+        (json.dumps({"d": json.dumps(answer(SessionName="T"))}).encode(), "T"),
+        (as_bytes(SessionName="T", Extra=[1e400, float("nan"), 7]).replace(b"7", b"9" * 5000), "T"),
+        (as_bytes(SessionName=101), "101"),
+        (as_bytes(SessionName=["T"]), None),
+        (as_bytes(SessionName=True), None),
+    ],
+)
+async def test_a_name_is_read_however_it_is_sent(
+    tenant: Tenant, body: bytes, title: str | None
+) -> None:
+    tenant.respond = lambda _: Response(body, media_type="application/json; charset=utf-8")
+    delivery = await tenant.ask()
+    assert delivery.title == title
+    assert [place.url for place in delivery.media] == [STREAM["StreamUrl"]]
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        (12, 12), ("12.5", 12.5), (" 12 ", 12), (0, None), (-1, None), ("", None), ("soon", None),
+        (None, None), (True, None), ([12], None), ({}, None), ("NaN", None), ("Infinity", None),
+        (1e300, None), ("1" * 400, None),
+    ],
+)  # fmt: skip
+async def test_an_odd_duration_is_none(tenant: Tenant, told: Any, seconds: float | None) -> None:
+    tenant.content = answer(Duration=told)
+    assert (await tenant.ask()).duration_seconds == seconds
+
+
+@pytest.mark.parametrize("odd", [None, "", 0, "x", -1, 11, 1.5, True, [], [None], {}, {"a": 1}])
+async def test_what_is_not_needed_costs_nothing(tenant: Tenant, odd: Any) -> None:
+    fields = ("PublicID", "SessionName", "Duration", "IsAudioPodcastEncodeComplete")
+    flags = ("IsPodcastEncodeComplete", "PodcastStreams", "Timestamps", "Contributors")
+    of_stream = (
+        "Tag",
+        "ViewerMediaFileTypeName",
+        "StreamHttpUrl",
+        "RelativeSegments",
+        "RelativeEnd",
+    )
+    told = answer(
+        streams=[STREAM | dict.fromkeys(of_stream, odd), odd], **dict.fromkeys(fields, odd)
+    )
+    tenant.content = told | {"SessionId": odd, "DownloadUrl": odd, "ErrorMessage": odd}
+    tenant.content["Delivery"] |= dict.fromkeys(flags, odd)
+    media = (await tenant.ask()).media
+    assert media[0].url == STREAM["StreamUrl"]
+    assert media[0].segments == ()
+
+
+@pytest.mark.parametrize("code", [None, "", 0, "0", 0.0, False, [], {}, "none"])
+async def test_what_is_no_code_is_no_refusal(tenant: Tenant, code: object) -> None:
+    tenant.content = answer() | {"ErrorCode": code}
+    assert (await tenant.ask()).session_id == GUID
+
+
+@pytest.mark.parametrize("code", [2, "2", 2.0])
+async def test_a_login_is_told_by_its_code(tenant: Tenant, code: object) -> None:
+    tenant.content = {"ErrorCode": code}
+    assert (await tenant.refuses()).failure is LectureFailure.LOGIN_REQUIRED
+
+
+async def test_one_stream_may_stand_where_a_list_should_be(tenant: Tenant) -> None:
+    tenant.content = answer()
+    tenant.content["Delivery"]["Streams"] = STREAM
+    assert len((await tenant.ask()).media) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' * 500_000,
+        b"[" + b"{}," * 2_500_000 + b"{}]",
+        b'{"Delivery":{"Streams":[' + b'{"StreamUrl":"//[x"},' * 300_000 + b"null]}}",
+        b'{"ErrorCode":' + b"9" * 4_000_000 + b"}",
+    ],
+    ids=["deep", "many", "streams", "digits"],
+)
+async def test_a_costly_answer_costs_the_loop_nothing(tenant: Tenant, body: bytes) -> None:
+    tenant.respond = lambda _: Response(body, media_type="application/json")
+    async with ticking() as ticks:
+        assert (await tenant.refuses()).failure is LectureFailure.SOURCE_NOT_FOUND
+    assert ticks.longest_seconds < MOST_SECONDS
+
+
+async def test_what_goes_on_where_another_ended_is_no_medium_by_itself(tenant: Tenant) -> None:
+    def stream(name: str, start: float, end: float, tag: str = "DV") -> dict[str, Any]:
+        url = f"https://media.example/{name}.m3u8"
+        return {"Tag": tag, "StreamUrl": url, "RelativeStart": start, "RelativeEnd": end}
+
+    tenant.content = answer(
+        streams=[stream("a", 0, 12), stream("b", 12.02, 20), stream("c", 15, 20, "OBJECT")],
+        Duration=20,
+    )
+    first, late = (await tenant.ask()).media
+    assert [place.url[-6:] for place in (first, late)] == ["a.m3u8", "c.m3u8"]
+    assert late.segments == (Segment(0, 5, 15),)
 
 
 @pytest.mark.parametrize("body", [b"<!doctype html><title>Panopto</title>", b"", b"{", b"\xff{}"])
@@ -241,7 +361,7 @@ async def test_the_audio_podcast_is_first_and_belongs_to_who_answered(tenant: Te
     assert stream.cookie_header is None
 
 
-def piece(start: float, end: float, place: float | None) -> dict[str, float | None]:
+def piece(start: object, end: object, place: object) -> dict[str, object]:
     return {"Start": start, "End": end, "RelativeStart": place}
 
 
@@ -253,6 +373,9 @@ def piece(start: float, end: float, place: float | None) -> dict[str, float | No
         ({"RelativeSegments": [piece(0, 3595, 0)], "RelativeEnd": 3595}, []),
         ({"RelativeSegments": []}, []),
         ({"RelativeSegments": None}, []),
+        ({"RelativeSegments": [None, "x", piece(None, None, 0), piece(9, "inf", 0)]}, []),
+        ({"RelativeSegments": [None, piece("1", "2.5", None)]}, [Segment(1, 2.5)]),
+        ({"RelativeSegments": piece(None, 10, "x")}, [Segment(0, 10)]),
         ({"RelativeStart": 0, "RelativeEnd": 3197.7}, []),
         (
             {"RelativeSegments": [piece(50, 60, 10), piece(0, 10, 0)]},

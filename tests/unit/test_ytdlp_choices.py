@@ -10,7 +10,6 @@ import pytest
 from app.domain import LectureFailure
 from app.errors import ConfigurationError, IngestFailed, NotReadyYet
 from app.ingest import ytdlp_source
-from app.ingest.titles import printable_title
 from app.ingest.ytdlp_formats import media_of
 from app.settings import load_settings
 
@@ -101,14 +100,6 @@ def test_a_failed_request_says_why_itself() -> None:
     cause = IngestFailed(LectureFailure.NETWORK, "The line is cut.", transient=True)
     assert ytdlp_source._failure_of("request", cause) is cause
     assert ytdlp_source._failure_of("unavailable", cause) is not cause
-
-
-@pytest.mark.parametrize(
-    ("title", "expected"),
-    [("  Algebra\n1 ", "Algebra 1"), ("\x00", None), (None, None), ("a" * 600, "a" * 500)],
-)
-def test_titles_can_be_stored(title: str | None, expected: str | None) -> None:
-    assert printable_title(title) == expected
 
 
 @pytest.mark.parametrize(
