@@ -35,7 +35,7 @@ from app.services.progress import ProgressWriter
 from app.services.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
 from app.services.staging import StagedAudio, staged_audio
 from app.services.storage_keys import audio_key, source_stem
-from app.services.text import is_storable
+from app.services.text import readable
 from app.services.unit_of_work import UnitOfWork, Work
 from app.storage.protocol import LocalFiles, ObjectStore
 
@@ -378,5 +378,6 @@ def _storage_trouble() -> IngestFailed:
 
 
 def _title(title: str | None) -> str | None:
-    title = (title or "").strip()[:MAX_TITLE_CHARACTERS]
-    return title if title and is_storable(title) else None
+    """Return a source's title as it can be stored and read; None where nothing of it shows."""
+    kept = (title or "").encode("utf-8", "ignore").decode()
+    return readable((readable(kept) or "")[:MAX_TITLE_CHARACTERS])

@@ -26,7 +26,7 @@ from app.services.attempt_files import kept_keys
 from app.services.lectures import get_lecture, linked, real_id
 from app.services.objects import delete_objects
 from app.services.quotas import Allowance, Quota
-from app.services.text import is_storable
+from app.services.text import is_storable, readable
 from app.services.unconfirmed import unconfirmed
 from app.services.unit_of_work import UnitOfWork, Work
 from app.services.users import ensure_user
@@ -303,10 +303,10 @@ def _checked_stream_url(url: str | None) -> str | None:
 
 
 def _checked_title(title: str | None) -> str | None:
-    title = (title or "").strip() or None
+    if title is not None and not is_storable(title):
+        raise InvalidInput.at("title", message="The title has characters that are not text.")
+    title = readable(title)
     if title is not None and len(title) > MAX_TITLE_CHARACTERS:
         message = f"The title is longer than {MAX_TITLE_CHARACTERS} characters."
         raise InvalidInput.at("title", message=message)
-    if title is not None and not is_storable(title):
-        raise InvalidInput.at("title", message="The title has characters that are not text.")
     return title
