@@ -1,4 +1,6 @@
+import struct
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,51 @@ async def test_a_broken_table_is_rebuilt(tmp_path: Path) -> None:
 
 
 CATALOGUE = "<< /Type /Catalog /Pages 2 0 R >>"
+PAGE = "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] >>"
+
+
+def compressed(count: int, pages: int) -> bytes:
+    """Return a PDF whose page tree, of that ``/Count``, lies in a compressed stream (7.5.7)."""
+    kids = " ".join(f"{number} 0 R" for number in range(3, 3 + pages))
+    tree = f"<< /Type /Pages /Kids [{kids}] /Count {count} >>"
+    bodies = [CATALOGUE, tree, *[PAGE] * pages]
+    starts = [sum(len(body) + 1 for body in bodies[:number]) for number in range(len(bodies))]
+    head = " ".join(f"{number} {start}" for number, start in enumerate(starts, 1)) + " "
+    packed = zlib.compress((head + " ".join(bodies)).encode())
+    number, table = len(bodies) + 1, len(bodies) + 2
+    content = b"%PDF-1.7\n"
+    rows = struct.pack(">BHB", 0, 0, 0)
+    rows += b"".join(struct.pack(">BHB", 2, number, index) for index in range(len(bodies)))
+    rows += struct.pack(">BHB", 1, len(content), 0)
+    content += f"{number} 0 obj\n<< /Type /ObjStm /N {len(bodies)} /First {len(head)}".encode()
+    content += f" /Filter /FlateDecode /Length {len(packed)} >>\nstream\n".encode()
+    content += packed + b"\nendstream\nendobj\n"
+    start = len(content)
+    rows += struct.pack(">BHB", 1, start, 0)
+    content += f"{table} 0 obj\n<< /Type /XRef /Size {table + 1} /Root 1 0 R /W [1 2 1]".encode()
+    content += f" /Length {len(rows)} >>\nstream\n".encode() + rows + b"\nendstream\nendobj\n"
+    return content + f"startxref\n{start}\n%%EOF\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "pages"),
+    [
+        *(
+            (assemble([CATALOGUE, f"<< /Type /Pages /Kids [3 0 R] /Count {count} >>", PAGE]), 1)
+            for count in (-1, 0, 2, 3_000, 500_000)
+        ),
+        (assemble([CATALOGUE, "<< /Type /Pages /Kids [3 0 R 4 0 R] /Count 1 >>", PAGE, PAGE]), 2),
+        (assemble([CATALOGUE, "<< /Type /Pages /Kids [3 0 R 9 0 R] /Count 2 >>", PAGE]), 1),
+        (compressed(3, pages=3), 3),
+        (compressed(3_000, pages=3), 3),
+    ],
+)
+async def test_pages_are_counted_whatever_the_tree_says(
+    tmp_path: Path, content: bytes, pages: int
+) -> None:
+    path = tmp_path / "in.pdf"
+    path.write_bytes(content)
+    assert await count_pages(path) == pages
 
 
 @pytest.mark.parametrize(
