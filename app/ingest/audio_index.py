@@ -3,6 +3,7 @@
 The index (``moov``) is a stranger's, so a child process reads it; what comes back is checked here.
 """
 
+import asyncio
 import base64
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from app.ingest.sandbox import ChildError, ChildKilled, ChildRefused, Limits, ru
 
 _LIMITS = Limits(memory_bytes=1024**3, cpu_seconds=20, file_bytes=0)
 _TIMEOUT_SECONDS = 30.0
-_MAX_ANSWER_BYTES = 96 * 1024 * 1024
+_MAX_ANSWER_BYTES = 48 * 1024 * 1024
 
 
 class NoAudioIndex(Exception):
@@ -51,20 +52,25 @@ class _Answer(BaseModel):
 
 async def read_audio_index(moov: bytes, size_bytes: int) -> AudioIndex:
     """Return what the ``moov`` box of a file of ``size_bytes`` says, or raise `NoAudioIndex`."""
-    arguments = {"moov": base64.b64encode(moov).decode(), "size_bytes": size_bytes}
     try:
         result = await run_child(
             "app.ingest.audio_index_child",
-            arguments,
+            {"size_bytes": size_bytes},
+            content=moov,
             limits=_LIMITS,
             timeout_seconds=_TIMEOUT_SECONDS,
             max_answer_bytes=_MAX_ANSWER_BYTES,
         )
-        answer = _Answer.model_validate(result)
+        # In a thread: of an index of a day the answer is long, and the loop has others to serve.
+        return await asyncio.to_thread(_checked, result, size_bytes)
     except ChildRefused as refusal:
         raise NoAudioIndex(refusal.code) from None
     except (ChildError, ChildKilled, ValidationError):
         raise NoAudioIndex("index_unreadable") from None
+
+
+def _checked(result: object, size_bytes: int) -> AudioIndex:
+    answer = _Answer.model_validate(result)
     spans = tuple(ByteRange(start, length) for start, length in answer.spans)
     _require_sound(spans, size_bytes)
     return AudioIndex(base64.b64decode(answer.header), spans, answer.starts_late_seconds)

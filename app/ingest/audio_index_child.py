@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 from app.ingest.child_process import Refused
 
 _MAX_BOXES = 4096
-_MAX_SAMPLES = 20_000_000
-_MAX_CHUNKS = 4_000_000
+# A day of sound: 50 samples a second; its stretches are worth no range where they are shorter than
+# these make them.  More would be the parent's work, at a stranger's wish.
+_MAX_SAMPLES = 5_000_000
+_MAX_CHUNKS = 500_000
+_MAX_SPANS = 50_000
 _CODECS = frozenset({b"mp4a", b"Opus", b"ac-3", b"ec-3", b"fLaC", b"alac", b".mp3"})
 _ENABLED = 1
 _SELF_CONTAINED = 1
@@ -34,11 +37,11 @@ class _Box(NamedTuple):
 
 
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"header", "spans", "starts_late_seconds"}`` for the file's ``moov`` box.
+    """Return ``{"header", "spans", "starts_late_seconds"}`` for ``content``, the ``moov`` box.
 
     ``header`` (base64) and the bytes of ``spans`` (``[start, length]``) are an MP4.
     """
-    index = _Index(base64.b64decode(arguments["moov"]))
+    index = _Index(arguments["content"])
     track = index.audio_track()
     offsets = track.chunk_offsets()
     lengths = track.chunk_lengths(len(offsets))
@@ -230,6 +233,8 @@ def _spans(
             spans[-1][1] += length
         elif length:
             spans.append([start, length])
+            if len(spans) > _MAX_SPANS:
+                raise Refused("scattered")
     return spans
 
 

@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 _HEAD_BYTES = 512 * 1024
 _PROBE_BYTES = 64 * 1024
 _MAX_PROBES = 12
+_MAX_BOXES = 1000
 _MAX_INDEX_BYTES = 48 * 1024 * 1024
 _MOST_AHEAD = 2 * IN_FLIGHT
 _MOST_BYTES_AHEAD = 16 * 1024 * 1024
@@ -93,8 +94,9 @@ async def _fetch_into(
     if found is not None:
         progress.had_bytes, progress.total_bytes = part.size_bytes, found.size_bytes
     index = await _read_index(source, options, resumed=found is not None)
-    await part.require(_version_of(source, index))
-    plan = _plan(source, index, part.size_bytes)
+    # In threads: their work grows with the index, which is a stranger's.
+    await part.require(await asyncio.to_thread(_version_of, source, index))
+    plan = await asyncio.to_thread(_plan, source, index, part.size_bytes)
     if part.size_bytes + plan.fetched_bytes > options.max_bytes:
         raise too_large()
     progress.had_bytes = part.size_bytes
@@ -172,7 +174,9 @@ class _Boxes:
     async def moov(self) -> bytes:
         """Return the ``moov`` box, wherever it stands."""
         at = 0
-        while at < self.size_bytes:
+        for _ in range(_MAX_BOXES):
+            if at >= self.size_bytes:
+                break
             kind, length = await self._header(at)
             if kind == b"moof":
                 raise RangesRefused("fragmented")

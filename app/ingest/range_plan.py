@@ -52,16 +52,15 @@ class RangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class RangePlan:
-    """The requests in the order of the file, and the seconds that they and the whole file take."""
+    """The requests in the order of the file, and the seconds that they and the whole file take.
+
+    ``fetched_bytes`` is how many bytes are asked for, gaps included.
+    """
 
     requests: tuple[RangeRequest, ...]
+    fetched_bytes: int
     seconds: float
     whole_seconds: float
-
-    @property
-    def fetched_bytes(self) -> int:
-        """How many bytes are asked for, gaps included."""
-        return sum(request.asked.length for request in self.requests)
 
     @property
     def is_worth_it(self) -> bool:
@@ -78,6 +77,7 @@ def plan_ranges(spans: Sequence[ByteRange], size_bytes: int, link: Link) -> Rang
     seconds = link.round_trip_seconds + len(requests) * link.request_seconds
     return RangePlan(
         requests,
+        fetched,
         seconds + fetched / link.bytes_per_second,
         link.round_trip_seconds + size_bytes / link.bytes_per_second,
     )

@@ -1,7 +1,6 @@
 """The audio of an MP4 alone, by Range, from a tenant behind a slow line."""
 
 import asyncio
-import base64
 import struct
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from app.ingest.downloader import PanoptoDownloader
 from app.ingest.protocols import DownloadedSource, Progress, Segment, Tier
 from app.ingest.range_plan import IN_FLIGHT
 from app.storage.local import LocalStorage
+from tests.loop import MOST_SECONDS, ticking
 from tests.media import hertz_of
 from tests.panopto import Reports, download_first, files_in, request_for
 from tests.wait import wait_until
@@ -249,12 +249,64 @@ async def test_no_index_of_a_stranger_leads_astray(slow_mp4: Path) -> None:
     for position in range(8, len(moov), 97):
         broken = bytearray(moov)
         broken[position] ^= 0xFF
-        arguments = {"moov": base64.b64encode(broken).decode(), "size_bytes": size_bytes}
+        arguments = {"content": bytes(broken), "size_bytes": size_bytes}
         try:
             spans = audio_index_child.run(arguments)["spans"]
         except (Refused, ValueError, LookupError, StopIteration, struct.error):
             continue  # In its child, each of them is an answer.
         assert all(0 <= start < start + length <= size_bytes for start, length in spans)
+
+
+def scattered(chunks: int, size_bytes: int) -> bytes:
+    """Return an MP4 whose sound lies in so many chunks of one byte, none beside another."""
+
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return struct.pack(">I4s", 8 + len(body), kind) + body
+
+    moov_bytes = 4 * chunks + 1000
+    gap = (size_bytes - moov_bytes) // chunks
+    offsets = (moov_bytes + gap * chunk for chunk in range(chunks))
+    stbl = box(
+        b"stbl",
+        box(b"stsd", struct.pack(">II", 0, 1), box(b"mp4a", bytes(28))),
+        box(b"stsc", struct.pack(">IIIII", 0, 1, 1, 1, 1)),
+        box(b"stsz", struct.pack(">III", 0, 1, chunks)),
+        box(b"stco", struct.pack(f">II{chunks}I", 0, chunks, *offsets)),
+    )
+    places = box(b"dinf", box(b"dref", struct.pack(">II", 0, 1), box(b"url ", b"\0\0\0\1")))
+    handler = box(b"hdlr", bytes(8), b"soun", bytes(12))
+    media = box(b"mdia", handler, box(b"minf", places, stbl))
+    track = box(b"trak", box(b"tkhd", b"\0\0\0\1", bytes(80)), media)
+    head = box(b"ftyp", b"isom", bytes(4)) + box(b"moov", box(b"mvhd", bytes(100)), track)
+    return (
+        head
+        + struct.pack(">I4s", size_bytes - len(head), b"mdat")
+        + bytes(size_bytes - len(head) - 8)
+    )
+
+
+@pytest.mark.parametrize(("chunks", "refused"), [(50_000, []), (500_000, ["scattered"])])
+async def test_a_crafted_index_holds_nobody_else_up(
+    ranges: Ranges, tmp_path: Path, chunks: int, refused: list[str]
+) -> None:
+    media = tmp_path / "scattered.mp4"
+    media.write_bytes(scattered(chunks, size_bytes=8_000_000))
+    async with ticking() as ticks:
+        await ranges.get(ranges.recording(media))
+    assert [each for each in ranges.refused if each != "no_faster"] == refused
+    assert ticks.longest_seconds < MOST_SECONDS
+
+
+async def test_empty_boxes_are_not_counted_for_long(
+    ranges: Ranges, slow_mp4: Path, tmp_path: Path
+) -> None:
+    media = tmp_path / "boxes.mp4"
+    media.write_bytes(struct.pack(">I4s", 8, b"free") * 60_000 + slow_mp4.read_bytes())
+    async with ticking() as ticks:
+        await ranges.get(ranges.recording(media))
+    assert ranges.refused == ["no_index"]
+    assert ticks.longest_seconds < MOST_SECONDS
 
 
 async def test_a_recording_without_sound_has_no_audio_index(silent_mp4: Path) -> None:
