@@ -95,7 +95,9 @@ async def fetch_stream(
     Goes on after the last whole segment that an attempt before left under the stem, where the
     playlist is the same.  What was fetched stays as `open_part` tells.
     """
-    version = Version(source_name("hls", stream.location.url), _fingerprint(stream.playlist), None)
+    # In a thread: a playlist may name 50,000 parts.
+    fingerprint = await asyncio.to_thread(_fingerprint, stream.playlist)
+    version = Version(source_name("hls", stream.location.url), fingerprint, None)
     async with open_part(scratch, key_stem) as part:
         await part.require(version)
         if len(part.ends) > len(stream.playlist.parts):
