@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from app.ingest import lenient
+
 _HTTP = frozenset({"http", "https"})
 _HLS = frozenset({"m3u8", "m3u8_native"})
 _SOUND = frozenset({"aac", "flac", "m4a", "mka", "mp3", "oga", "ogg", "opus", "wav", "weba"})
@@ -39,7 +41,7 @@ def _is_fetchable(each: Format) -> bool:
     """Whether it has sound, as far as is known, and comes whole by HTTP or HLS."""
     return (
         each.get("protocol") in _HTTP | _HLS
-        and len(each["url"]) <= MAX_URL_CHARACTERS
+        and 0 < len(each.get("url") or "") <= MAX_URL_CHARACTERS
         and each.get("acodec") != "none"
         and not each.get("fragments")
         and not each.get("has_drm")
@@ -64,8 +66,10 @@ def _worth(each: Format) -> tuple[float, bool]:
 
 def _size(seconds: float, each: Format) -> float:
     """Return the bytes that are told, else those that the bit rate foretells; unknown come last."""
-    told = each.get("filesize") or each.get("filesize_approx")
-    return float(told or (each.get("tbr") or math.inf) * 1000 / 8 * seconds)
+    told, guessed, rate = (
+        lenient.number(each.get(name)) for name in ("filesize", "filesize_approx", "tbr")
+    )
+    return told or guessed or (rate or math.inf) * 1000 / 8 * seconds
 
 
 def _medium(each: Format, cookie_header: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app.ingest.ytdlp_extraction import (
     _code_of,
     _recording,
 )
-from app.ingest.ytdlp_source import _LIMITS
+from app.ingest.ytdlp_source import _LIMITS, _Recording
 
 DRIVE_ID = "0ByeS4oOUV-49Zzh4R1J6R09zazQ"
 DRIVE = f"https://drive.google.com/file/d/{DRIVE_ID}/view"
@@ -207,9 +207,35 @@ def test_fields_that_tell_why_there_is_nothing(info: dict[str, Any], code: str) 
     assert raised.value.code == code
 
 
+SOUND = {"url": f"{MEDIA}/a", "protocol": "https"}
+
+
 def test_a_clip_is_a_stretch_of_its_recording() -> None:
-    info = {"url": f"{MEDIA}/a", "protocol": "https", "section_start": 5, "section_end": 9.5}
+    info = {**SOUND, "section_start": 5, "section_end": 9.5}
     assert _recording(info, YoutubeDLCookieJar())["segment"] == [5, 9.5]
+
+
+@pytest.mark.parametrize("odd", [None, -1, float("nan"), float("inf"), "x", [], {}, True, 1e300])
+def test_what_is_not_needed_of_a_page_costs_nothing(odd: object) -> None:
+    sizes = dict.fromkeys(("filesize", "filesize_approx", "tbr"), odd)
+    info = {"formats": [SOUND | sizes, SOUND], "title": odd, "duration": odd}
+    info |= {"section_start": 3, "section_end": odd}
+    recording = _Recording.model_validate(_recording(info, YoutubeDLCookieJar()))
+    assert (recording.duration_seconds, recording.segment) == (0, None)
+    assert len(recording.media) == 2
+
+
+def test_a_title_cut_within_an_emoji_is_a_title() -> None:
+    info = {**SOUND, "title": "Week \ud83d"}
+    assert _Recording.model_validate(_recording(info, YoutubeDLCookieJar())).title == "Week "
+
+
+def test_media_with_an_address_or_a_header_beyond_all_measure_cost_themselves_alone() -> None:
+    long = {**SOUND, "url": f"{MEDIA}/{'a' * 20_000}"}
+    talkative = {**SOUND, "http_headers": {"Referer": "r", "X-Long": "a" * 9000, "X-Odd": 1}}
+    recording = _recording({"formats": [long, talkative]}, YoutubeDLCookieJar())
+    (medium,) = _Recording.model_validate(recording).media
+    assert (medium.url, medium.headers) == (SOUND["url"], {"Referer": "r"})
 
 
 @pytest.mark.parametrize(
