@@ -208,12 +208,12 @@ class _Media:
         spoken = [stream for stream in streams if stream.tag not in _SILENT_TAGS]
         silent = [stream for stream in streams if stream.tag in _SILENT_TAGS]
         yield from self._audio_podcast()
-        yield from self._of_kind("hls", spoken)
+        yield from self._of_kind("hls", spoken, told)
         yield from self._of_kind("hls", self.session.podcasts)
         yield from self._of_kind("mp4", self.session.podcasts)
-        yield from self._of_kind("mp4", spoken)
-        yield from self._of_kind("hls", silent)
-        yield from self._of_kind("mp4", silent)
+        yield from self._of_kind("mp4", spoken, told)
+        yield from self._of_kind("hls", silent, told)
+        yield from self._of_kind("mp4", silent, told)
         if self.answer.download_url:
             yield self._at("mp4", self.answer.download_url)
 
@@ -224,13 +224,24 @@ class _Media:
             path = f"/Panopto/Podcast/Download/{session_id}.mp4?mediaTargetType=audioPodcast"
             yield self._at("podcast", path)
 
-    def _of_kind(self, kind: str, streams: Iterable[_Stream]) -> Iterator[MediaLocation]:
+    def _of_kind(
+        self, kind: str, streams: Iterable[_Stream], among: Sequence[_Stream] = ()
+    ) -> Iterator[MediaLocation]:
+        """Yield the streams' locations of the kind, each with those ``among`` that follow it."""
         for stream in streams:
-            segments = _segments(stream, self.session.duration_seconds)
-            if stream.stream_url and kind_of(stream.stream_url, stream.file_type) == kind:
-                yield self._at(kind, stream.stream_url, segments)
-            if stream.http_url and kind_of(stream.http_url) == kind:
-                yield self._at(kind, stream.http_url, segments)
+            for each, url in _places(stream):
+                if each == kind:
+                    segments = _segments(stream, self.session.duration_seconds)
+                    then = tuple(self._then(kind, _following(stream, among)))
+                    yield dataclasses.replace(self._at(kind, url, segments), then=then)
+
+    def _then(self, kind: str, streams: Iterable[_Stream]) -> Iterator[tuple[float, MediaLocation]]:
+        """Yield where each stream begins and its location, of the kind where it has such a one."""
+        for stream in streams:
+            places = sorted(_places(stream), key=lambda place: place[0] != kind)
+            segments = tuple(Segment(kept.start, kept.end) for kept in stream.segments)
+            for each, url in places[:1]:
+                yield stream.relative_start or 0.0, self._at(each, url, segments)
 
     def _at(self, kind: str, url: str, segments: tuple[Segment, ...] = ()) -> MediaLocation:
         absolute = urljoin(self.link.base_url + _PATH, url)
@@ -242,8 +253,24 @@ def _tag_order(stream: _Stream) -> int:
     return _TAG_ORDER.get(stream.tag, _UNKNOWN_TAG)
 
 
+def _places(stream: _Stream) -> Iterator[tuple[str, str]]:
+    if stream.stream_url:
+        yield kind_of(stream.stream_url, stream.file_type), stream.stream_url
+    if stream.http_url:
+        yield kind_of(stream.http_url), stream.http_url
+
+
+def _following(first: _Stream, streams: Iterable[_Stream]) -> list[_Stream]:
+    """Return the streams that go on where it ends, one after the other."""
+    chain = [first]
+    for stream in sorted(streams, key=lambda each: each.relative_start or 0):
+        if _goes_on(stream, chain[-1:]):
+            chain.append(stream)
+    return chain[1:]
+
+
 def _goes_on(stream: _Stream, streams: Iterable[_Stream]) -> bool:
-    """Tell whether it begins where another of its kind has ended, and so is the rest of that one.
+    """Tell whether it begins where another of its tag has ended, and so is the rest of that one.
 
     By itself it would be taken for a recording that begins with a silence.
     """

@@ -6,8 +6,12 @@
 It knows no rows: progress goes to a callback, the audio to whoever entered the context.
 """
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -26,7 +30,9 @@ from app.ingest.protocols import (
     Progress,
     ReportProgress,
     ResolvedLecture,
+    Run,
 )
+from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
 
 TOLERANCE_SECONDS = 1.0
@@ -74,7 +80,7 @@ class AudioPipeline:
         audio_key = f"{stem}.m4a"
 
         async def whole_audio_of(location: MediaLocation) -> ExtractedAudio:
-            source = await self._downloader.download(lecture, location, self._scratch, stem, report)
+            source = await self._fetch(lecture, location, stem, report)
             audio = await self._extract(source, audio_key, report)
             require_whole(audio, source, lecture)
             return audio
@@ -84,7 +90,26 @@ class AudioPipeline:
                 lecture, self._scratch, stem, whole_audio_of, is_last_attempt=is_last_attempt
             )
         finally:
-            await self._scratch.delete_file(audio_key)
+            await self._scratch.delete_files([audio_key, *_keys_of_joining(stem)])
+
+    async def _fetch(
+        self, lecture: ResolvedLecture, location: MediaLocation, stem: str, report: ReportProgress
+    ) -> DownloadedSource:
+        """Fetch the medium; those that follow each other as the runs of one file of their sound."""
+        if not location.then:
+            return await self._downloader.download(lecture, location, self._scratch, stem, report)
+        keys = joined_key, piece_key = _keys_of_joining(stem)
+        await self._scratch.delete_files(keys)  # Of another medium, which was no good.
+        alone = replace(lecture, duration_seconds=None)
+        joined, runs = self._scratch.path_of(joined_key), []
+        for start_seconds, piece in ((0.0, location), *location.then):
+            source = await self._downloader.download(alone, piece, self._scratch, stem, report)
+            audio = await self._extract(source, piece_key, report)
+            require_whole(audio, source, alone)
+            first_byte = await asyncio.to_thread(_append, audio.path, joined)
+            runs.append(Run(first_byte, start_seconds))
+        size_bytes = joined.stat().st_size
+        return DownloadedSource(joined_key, size_bytes, None, runs=tuple(runs[1:]))
 
     async def _extract(
         self, source: DownloadedSource, audio_key: str, report: ReportProgress
@@ -100,6 +125,19 @@ class AudioPipeline:
             )
         finally:
             await self._scratch.delete_file(source.key)
+
+
+def _keys_of_joining(stem: str) -> tuple[str, str]:
+    """Return the keys of what media that follow each other are joined in, and of one's sound."""
+    return f"{stem}.joined.mp4", f"{stem}.piece.m4a"
+
+
+def _append(piece: Path, joined: Path) -> int:
+    """Append the file, and return where its first byte is."""
+    with errors_of_writing(), piece.open("rb") as content, joined.open("ab") as target:
+        first_byte = target.tell()
+        shutil.copyfileobj(content, target)
+        return first_byte
 
 
 async def from_first_medium(

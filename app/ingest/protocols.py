@@ -85,7 +85,8 @@ class MediaLocation:
     ``kind`` is ``mp4`` (one file by HTTP), ``podcast`` (one file of sound alone) or ``hls`` (a
     playlist).  ``cookie_header`` goes to the exact host of the URL alone, ``headers`` (name, value)
     with every request for the medium: nothing secret may be in them.  ``segments`` (empty: all of
-    it) cut a raw stream to the edit.
+    it) cut a raw stream to the edit.  ``then`` are the media that go on where it ends, each behind
+    the second of the recording at which it begins: together they are the recording.
     """
 
     kind: str
@@ -93,6 +94,7 @@ class MediaLocation:
     segments: tuple[Segment, ...] = ()
     cookie_header: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    then: tuple[tuple[float, "MediaLocation"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,7 +264,7 @@ async def test_a_costly_answer_costs_the_loop_nothing(tenant: Tenant, body: byte
     assert ticks.longest_seconds < MOST_SECONDS
 
 
-async def test_what_goes_on_where_another_ended_is_no_medium_by_itself(tenant: Tenant) -> None:
+async def test_what_goes_on_where_another_ended_is_the_rest_of_that_one(tenant: Tenant) -> None:
     def stream(name: str, start: float, end: float, tag: str = "DV") -> dict[str, Any]:
         url = f"https://media.example/{name}.m3u8"
         return {"Tag": tag, "StreamUrl": url, "RelativeStart": start, "RelativeEnd": end}
@@ -275,7 +275,9 @@ async def test_what_goes_on_where_another_ended_is_no_medium_by_itself(tenant: T
     )
     first, late = (await tenant.ask()).media
     assert [place.url[-6:] for place in (first, late)] == ["a.m3u8", "c.m3u8"]
-    assert late.segments == (Segment(0, 5, 15),)
+    ((start, rest),) = first.then
+    assert (start, rest.kind, rest.url[-6:], rest.segments) == (12.02, "hls", "b.m3u8", ())
+    assert (late.segments, late.then) == ((Segment(0, 5, 15),), ())
 
 
 @pytest.mark.parametrize("body", [b"<!doctype html><title>Panopto</title>", b"", b"{", b"\xff{}"])

@@ -1,5 +1,6 @@
 """Which of a recording's media becomes its audio, where several are offered and some are bad."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.protocols import MediaLocation, ResolvedLecture
 from app.storage.local import LocalStorage
+from tests.media import hertz_of
 from tests.panopto import MIB, Reports, files_in
 
 STEM = "audio/one_source.1"
@@ -34,12 +36,18 @@ class Offer:
         self.whole = simulator.add(Recording(whole))
         short = make_lecture(folder / "short.mp4", 12, size_bytes=MIB)
         self.short = simulator.add(Recording(short))
+        self.rest = simulator.add(
+            Recording(make_lecture(folder / "rest.mp4", 18, size_bytes=MIB), offers=("hls", "mp4"))
+        )
         cut = folder / "cut.mp4"
         cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
         self.cut = simulator.add(Recording(cut, offers=("mp4",)))
 
     def place(self, name: str) -> MediaLocation:
-        """Return ``whole.hls`` and the like as a location."""
+        """Return ``whole.hls`` and the like as a location; what goes on at 12 s behind a plus."""
+        name, _, following = name.partition("+")
+        if following:
+            return replace(self.place(name), then=((12.0, self.place(following)),))
         which, _, kind = name.partition(".")
         if which == "gone":
             return MediaLocation("mp4", f"{self.simulator.base_url}/gone.mp4")
@@ -79,10 +87,27 @@ def offer(
         ("short.podcast", "whole.hls"),
         ("cut.mp4", "short.mp4", "whole.hls"),
         ("gone.mp4", "short.hls", "whole.mp4"),
+        ("short.hls+rest.hls",),
+        ("short.mp4+rest.mp4",),
+        ("short.hls+rest.mp4",),
+        ("short.mp4+cut.mp4", "short.mp4+gone.mp4", "short.mp4+short.hls", "short.mp4+rest.mp4"),
     ],
 )
 async def test_what_is_not_whole_leads_to_the_next(offer: Offer, names: tuple[str, ...]) -> None:
     assert await offer.seconds(*names) == pytest.approx(30, abs=0.2)
+    assert await files_in(offer.scratch) == []
+
+
+async def test_what_goes_on_later_stands_in_its_place(offer: Offer) -> None:
+    """And there is silence before it."""
+    location = replace(offer.place("short.mp4"), then=((15.0, offer.place("short.hls")),))
+    lecture = ResolvedLecture(None, None, 27.0, (location,))
+    async with offer.pipeline.audio_of(lecture, STEM, Reports()) as audio:
+        assert audio.duration_seconds == pytest.approx(27, abs=0.1)
+        # The tone is 110 Hz higher with each second, eight in turn, from 440 Hz.
+        for at_seconds, second in ((2.5, 2), (10.5, 10), (15.5, 0), (20.5, 5)):
+            hertz = hertz_of(audio.path, at_seconds)
+            assert hertz == pytest.approx(440 + 110 * (second % 8), abs=15)
     assert await files_in(offer.scratch) == []
 
 
@@ -91,6 +116,8 @@ async def test_what_is_not_whole_leads_to_the_next(offer: Offer, names: tuple[st
     [
         (("short.hls", "gone.mp4"), LectureFailure.TRUNCATED, "lasts 30 s, but 12 s"),
         (("gone.mp4", "short.mp4"), LectureFailure.TRUNCATED, "lasts 30 s, but 12 s"),
+        (("short.mp4+gone.mp4",), LectureFailure.SOURCE_NOT_FOUND, ""),
+        (("short.mp4+short.mp4",), LectureFailure.TRUNCATED, "lasts 30 s, but 24 s"),
         (("cut.mp4",), LectureFailure.TRUNCATED, "shorter than it says"),
         (("gone.mp4",), LectureFailure.SOURCE_NOT_FOUND, ""),
         ((), LectureFailure.SOURCE_NOT_FOUND, ""),
