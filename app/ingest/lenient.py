@@ -12,7 +12,7 @@ _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 def text(value: Any) -> str | None:
     """Return a text without lone surrogates, which no UTF-8 has; a number as it is written."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str) and number(value) is None:
         return None
     return str(value).encode("utf-8", "ignore").decode()
 
@@ -38,7 +38,7 @@ def flag(value: Any) -> bool | None:
     """Return a truth value, which may be written as a text or a number."""
     if isinstance(value, str):
         return _FLAGS.get(value.strip().lower())
-    return bool(value) if isinstance(value, bool | int | float) else None
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
 def members(value: Any) -> dict[str, Any]:

@@ -229,6 +229,21 @@ async def test_what_is_not_needed_costs_nothing(tenant: Tenant, odd: Any) -> Non
     assert media[0].segments == ()
 
 
+@pytest.mark.parametrize("odd", [None, "", "x", 11, -1, 0.5, float("nan"), [], [None], {}])
+async def test_a_flag_that_says_neither_is_no_reason_to_wait(tenant: Tenant, odd: Any) -> None:
+    flags = ("IsActiveBroadcast", "IsViewerEncodeComplete", "IsPurgedEncode")
+    body = json.dumps(answer(**dict.fromkeys(flags, odd)))
+    tenant.respond = lambda _: Response(body, media_type="application/json")
+    assert len((await tenant.ask()).media) == 1
+
+
+@pytest.mark.parametrize("no", [False, 0, "false", "False", "0"])
+async def test_a_flag_may_be_written_in_many_ways(tenant: Tenant, no: object) -> None:
+    tenant.content = answer(IsViewerEncodeComplete=no)
+    with pytest.raises(NotReadyYet):
+        await tenant.ask()
+
+
 @pytest.mark.parametrize("code", [None, "", 0, "0", 0.0, False, [], {}, "none"])
 async def test_what_is_no_code_is_no_refusal(tenant: Tenant, code: object) -> None:
     tenant.content = answer() | {"ErrorCode": code}
