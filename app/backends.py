@@ -14,6 +14,7 @@ from app.db.engine import make_engine, make_locking_sessions, make_sessions
 from app.errors import ConfigurationError, StorageError
 from app.events.wakeups import Wakeups
 from app.jobs.doorbell import ArqDoorbell, open_ring_queue
+from app.services.live import Lookout
 from app.services.quotas import RequestCounter
 from app.services.unit_of_work import Work
 from app.settings import Settings
@@ -48,6 +49,7 @@ class Backends:
     settings: Settings
     engine: AsyncEngine
     sessions: async_sessionmaker[AsyncSession]
+    lookout: Lookout
     storage: ObjectStore
     scratch: LocalFiles
     wakeups: Wakeups
@@ -83,7 +85,18 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         requests = RequestCounter.from_settings(settings)
         stack.push_async_callback(requests.close)
         announce_start()
-        yield Backends(settings, engine, sessions, storage, scratch, wakeups, queue, work, requests)
+        yield Backends(
+            settings,
+            engine,
+            sessions,
+            Lookout(sessions),
+            storage,
+            scratch,
+            wakeups,
+            queue,
+            work,
+            requests,
+        )
 
 
 @asynccontextmanager

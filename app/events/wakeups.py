@@ -8,6 +8,7 @@ process has, it holds one pub/sub connection.
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,6 +33,9 @@ _MAX_BACKOFF_SECONDS = 2.0
 _SILENCE_SECONDS = 5.0
 _CONNECT_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.2
+# Each bell that is told to look again costs a query, so many of them are told one by one.
+_RESYNCS_PER_SECOND = 200
+_LONGEST_RESYNC_SECONDS = 5.0
 
 _BROKEN_LINE = (RedisError, OSError, TimeoutError)
 
@@ -115,7 +119,8 @@ class Wakeups:
     """Publisher and listener of one process.
 
     While Redis is away every bell gets a resync when the line breaks, at each try to reconnect (at
-    most 2 s apart) and when the line is back: live status then goes on as slow polling.
+    most 2 s apart) and when the line is back: live status then goes on as slow polling.  Many bells
+    get theirs spread at random over some seconds, so that not all listeners read at once.
     """
 
     def __init__(self, redis_url: str) -> None:
@@ -126,6 +131,7 @@ class Wakeups:
         self._publisher: Redis = Redis.from_pool(pool)
         self._subscriber: Redis = Redis.from_url(redis_url, **timeouts)
         self._bells: dict[str, set[Bell]] = {}
+        self._resyncing: set[Bell] = set()
         self._listener: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._connected = False
@@ -269,9 +275,16 @@ class Wakeups:
                 bell.ring(wakeup.topic, wakeup.subject_id)
 
     def _resync_all(self) -> None:
-        for bells in self._bells.values():
-            for bell in bells:
-                bell.resync()
+        bells = {bell for named in self._bells.values() for bell in named}
+        spread_seconds = min(len(bells) / _RESYNCS_PER_SECOND, _LONGEST_RESYNC_SECONDS)
+        loop = asyncio.get_running_loop()
+        for bell in bells - self._resyncing:
+            self._resyncing.add(bell)
+            loop.call_later(random.uniform(0, spread_seconds), self._resync, bell)  # noqa: S311
+
+    def _resync(self, bell: Bell) -> None:
+        self._resyncing.discard(bell)
+        bell.resync()
 
     def _forget(self, name: str, bell: Bell) -> None:
         bells = self._bells[name]

@@ -21,6 +21,10 @@ Send = Callable[[Any], Awaitable[None]]
 
 HEARTBEAT_SECONDS = 12.0
 
+# graphql-sse hangs for ever where a response ends in the same moment in which a ``next`` arrives:
+# it notices an end only while it waits for an event (`connect` in its client.ts, 2.6.1).
+_LAST_EVENT_SECONDS = 0.5
+
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -40,16 +44,17 @@ async def send_event_stream(
 ) -> None:
     """Send each answer as an event, and close the stream of answers however this ends.
 
-    At ``ends_at`` (seconds since the epoch) the session is over: an ``UNAUTHENTICATED`` event, then
-    ``complete``.  When the service stops, the response ends without ``complete``, which tells
-    clients to connect again.
+    At ``ends_at`` (seconds since the epoch) the session is over, which an ``UNAUTHENTICATED`` event
+    tells.  Then, and when the service stops, the response ends without ``complete``, after which
+    clients connect again, with a fresh token where they can.
     """
     async with aclosing(answers):
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         ends = (_disconnected(receive), stopping.wait())
         leaving: list[asyncio.Task[Any]] = [asyncio.create_task(end) for end in ends]
         try:
-            await _send_events(answers, send, ends_at, leaving)
+            if not await _send_events(answers, send, ends_at, leaving):
+                await asyncio.wait(leaving[:1], timeout=_LAST_EVENT_SECONDS)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             for task in leaving:
@@ -62,7 +67,8 @@ async def _send_events(
     send: Send,
     ends_at: float,
     leaving: "list[asyncio.Task[Any]]",
-) -> None:
+) -> bool:
+    """Return whether the stream came to its own end."""
     waiting = asyncio.create_task(_next(answers))
     try:
         while not any(task.done() for task in leaving):
@@ -73,13 +79,14 @@ async def _send_events(
                 answer = waiting.result()
                 await _write(send, _next_event(answer.body) if answer else _COMPLETE)
                 if answer is None:
-                    return
+                    return True
                 waiting = asyncio.create_task(_next(answers))
             elif time.time() >= ends_at:
-                await _write(send, _next_event(_expired()) + _COMPLETE)
-                return
+                await _write(send, _next_event(_expired()))
+                return False
             elif not any(task.done() for task in leaving):
                 await _write(send, _HEARTBEAT)
+        return False
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

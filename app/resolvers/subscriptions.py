@@ -16,7 +16,7 @@ async def lecture_status(info: Info, id: strawberry.ID) -> AsyncGenerator[Lectur
     """Yield the lecture now, then at every change, until it has ended."""
     backends = info.context.app.backends
     states = live.watch_lecture(
-        backends.sessions, backends.wakeups, info.context.viewer, parse_uuid(id)
+        backends.lookout, backends.wakeups, info.context.viewer, parse_uuid(id)
     )
     async with aclosing(states):
         async for row in states:
@@ -26,7 +26,7 @@ async def lecture_status(info: Info, id: strawberry.ID) -> AsyncGenerator[Lectur
 async def my_lectures(info: Info) -> AsyncGenerator[LectureEvent, None]:
     """Yield every change of the viewer's lectures."""
     backends = info.context.app.backends
-    changes = live.follow(backends.sessions, backends.wakeups, info.context.viewer, live.LECTURES)
+    changes = live.follow(backends.lookout, backends.wakeups, info.context.viewer, live.LECTURES)
     async with aclosing(changes):
         async for change in changes:
             yield LectureEvent.from_change(change)
@@ -35,7 +35,7 @@ async def my_lectures(info: Info) -> AsyncGenerator[LectureEvent, None]:
 async def my_documents(info: Info) -> AsyncGenerator[DocumentEvent, None]:
     """Yield every change of the viewer's documents."""
     backends, shape = info.context.app.backends, document_shape(info)
-    changes = live.follow(backends.sessions, backends.wakeups, info.context.viewer, live.DOCUMENTS)
+    changes = live.follow(backends.lookout, backends.wakeups, info.context.viewer, live.DOCUMENTS)
     async with aclosing(changes):
         async for change in changes:
             document = None if change.item is None else shape(change.item)

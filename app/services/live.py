@@ -1,19 +1,25 @@
 """Live status: wake-ups say that something may have changed, the database says what.
 
 A listener registers first and reads second, so that no change falls in between.  It also looks
-again after a while of silence, since a wake-up can be lost with the Redis that carries it.
+again after a while of silence, since a wake-up can be lost with the Redis that carries it.  While
+the database is away it waits, however long that takes, and goes on with the newest state.
 """
 
+import asyncio
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.auth.viewer import Viewer
 from app.db.models import Document, Lecture, UserDocument, UserLecture
+from app.db.outages import is_outage
 from app.domain import LectureStatus
 from app.errors import NotFound
 from app.events.wakeups import Ring, Wakeups
@@ -22,15 +28,53 @@ from app.services.lectures import get_lecture
 
 Sessions = async_sessionmaker[AsyncSession]
 Item = TypeVar("Item")
+Seen = TypeVar("Seen")
 Versions = dict[UUID, object]
 
 ENDED = (LectureStatus.COMPLETED, LectureStatus.FAILED)
 LOOK_AGAIN_SECONDS = 10.0
 LOOK_THROUGH_ALL_SECONDS = 30.0
 
+LOOKS_AT_ONCE = 4
+"""Of all the streams of a process: they leave the larger part of the pool to requests."""
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Lookout:
+    """Reads for every live stream of a process: a few at a time, and never in vain.
+
+    A look that finds the database away keeps its turn, without a connection, and tries again until
+    it is back.  So few attempts are made however many streams wait, and all of them follow as soon
+    as the first has succeeded.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._turns = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+    async def look(self, read: Callable[[AsyncSession], Awaitable[Seen]]) -> Seen:
+        """Return what ``read`` returns in a session of its own; it may be called again."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        async with self._turns:
+            while True:
+                try:
+                    async with self._sessions() as session:
+                        return await read(session)
+                except Exception as error:
+                    if not is_outage(error):
+                        raise
+                    if pause_seconds == _FIRST_PAUSE_SECONDS:
+                        _log.warning("live.database_away", reason=type(error).__name__)
+                await asyncio.sleep(pause_seconds * random.uniform(0.5, 1))  # noqa: S311
+                pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
 
 async def watch_lecture(
-    sessions: Sessions, wakeups: Wakeups, viewer: Viewer, lecture_id: UUID
+    lookout: Lookout, wakeups: Wakeups, viewer: Viewer, lecture_id: UUID
 ) -> AsyncGenerator[Lecture, None]:
     """Yield the lecture as it stands, then its newest state after changes; revisions rise.
 
@@ -41,7 +85,7 @@ async def watch_lecture(
     while True:
         with wakeups.listen(f"lecture:{watched}") as bell:
             while True:
-                lecture = await _read(sessions, viewer, lecture_id)
+                lecture = await lookout.look(lambda s: get_lecture(s, viewer, lecture_id))
                 if lecture is None and revision < 0:
                     raise NotFound("lecture", lecture_id)
                 if lecture is None:
@@ -76,26 +120,33 @@ class Feed(Generic[Item]):
 
 
 async def follow(
-    sessions: Sessions, wakeups: Wakeups, viewer: Viewer, feed: Feed[Item]
+    lookout: Lookout, wakeups: Wakeups, viewer: Viewer, feed: Feed[Item]
 ) -> AsyncGenerator[Change[Item], None]:
     """Yield every change of what the viewer is linked to, from now on; never ends by itself."""
     with wakeups.listen(f"user:{viewer.id}") as bell:
-        async with sessions() as session:
-            known = await feed.versions(session, viewer, None)
+        known = await lookout.look(lambda s: feed.versions(s, viewer, None))
         while True:
             rung = _rung(await bell.wait(LOOK_THROUGH_ALL_SECONDS), feed.topic)
             if rung is not None and not rung:
                 continue
-            async with sessions() as session:
-                current = await feed.versions(session, viewer, rung)
-                changed = _changed(known, current, rung)
-                changes = [
-                    Change(id_, await feed.read(session, viewer, id_) if id_ in current else None)
-                    for id_ in changed
-                ]
-            for change in changes:
+            look = partial(_changes, viewer=viewer, feed=feed, known=known, rung=rung)
+            for change in await lookout.look(look):
                 _remember(known, feed, change)
                 yield change
+
+
+async def _changes(
+    session: AsyncSession,
+    viewer: Viewer,
+    feed: Feed[Item],
+    known: Versions,
+    rung: set[UUID] | None,
+) -> list[Change[Item]]:
+    current = await feed.versions(session, viewer, rung)
+    return [
+        Change(id_, await feed.read(session, viewer, id_) if id_ in current else None)
+        for id_ in _changed(known, current, rung)
+    ]
 
 
 def _rung(ring: Ring, topic: str) -> set[UUID] | None:
@@ -116,11 +167,6 @@ def _remember(known: Versions, feed: Feed[Item], change: Change[Item]) -> None:
         known.pop(change.item_id, None)
     else:
         known[change.item_id] = feed.version_of(change.item)
-
-
-async def _read(sessions: Sessions, viewer: Viewer, lecture_id: UUID) -> Lecture | None:
-    async with sessions() as session:
-        return await get_lecture(session, viewer, lecture_id)
 
 
 async def _lecture_versions(

@@ -1,8 +1,11 @@
 """Redis, PostgreSQL and the disk go away and come back; nothing is restarted by hand."""
 
 import asyncio
+import json
 import resource
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from tests.service import REQUEST, Client, Service
 from tests.wait import wait_until
 
 WATCH = "subscription ($id: ID!) { lectureStatus(id: $id) { status failure errorMessage } }"
+MY_LECTURES = "subscription { myLectures { lecture { id status } } }"
 COMPLETED = {"status": "COMPLETED", "failure": None, "errorMessage": None}
 RESUMES_WITHIN_SECONDS = 5.0
 
@@ -81,21 +85,64 @@ def _forget_everything(server: EmbeddedRedis) -> None:
             path.unlink()
 
 
-async def _last_state(socket: GraphQLSocketClient) -> dict[str, Any]:
+async def _last_state(socket: GraphQLSocketClient, operation_id: str = "1") -> dict[str, Any]:
     """Return the last state that the subscription tells before it completes."""
     state: dict[str, Any] = {}
     while True:
         message = await asyncio.wait_for(socket.receive(), 20)
+        assert message["type"] in {"next", "complete"}, message
+        if message["id"] != operation_id:
+            continue
         if message["type"] == "complete":
             return state
-        if message["type"] == "next":
-            state = message["payload"]["data"]["lectureStatus"]
+        state = message["payload"]["data"]["lectureStatus"]
 
 
 def _recording(service: Service, media: Path, bytes_per_second: int = 1_000_000) -> Recording:
     recording = service.simulator.add(Recording(media, offers=("mp4",)))
     recording.faults.bytes_per_second = bytes_per_second
     return recording
+
+
+async def test_live_streams_outlive_postgres(
+    service: Service, deployment: Deployment, media: Path, postgres_server: EmbeddedPostgres
+) -> None:
+    """Over socket and SSE, begun before it goes and while it is away; requests are served since."""
+    ada, recordings = service.user("ada"), [_recording(service, media, 20_000) for _ in range(2)]
+    first, second = [
+        (await ada.request(service.course, service.simulator.viewer_url(each)))["lecture"]["id"]
+        for each in recordings
+    ]
+    async with ada.socket() as socket, ada.socket() as late, _events(ada, MY_LECTURES) as events:
+        await socket.subscribe(WATCH, {"id": first})
+        await socket.subscribe(MY_LECTURES, operation_id="mine")
+        assert (await socket.next())["data"]["lectureStatus"]["status"] != "COMPLETED"
+        postgres_server.stop()
+        try:
+            await late.subscribe(WATCH, {"id": second})
+            await asyncio.sleep(12)  # longer than a stream waits before it looks by itself
+        finally:
+            postgres_server.start()
+        for recording in recordings:
+            recording.faults.bytes_per_second = 10_000_000
+        assert await _last_state(late) == COMPLETED
+        assert await _last_state(socket) == COMPLETED
+        async with asyncio.timeout(20):
+            async for event in events:
+                assert "errors" not in event, event
+                lecture = event["data"]["myLectures"]["lecture"]
+                if lecture["id"] == first and lecture["status"] == "COMPLETED":
+                    break
+
+
+@asynccontextmanager
+async def _events(client: Client, query: str) -> AsyncIterator[AsyncIterator[Any]]:
+    """Subscribe over SSE; give what each event carries."""
+    headers = {"Authorization": f"Bearer {client.token}", "Accept": "text/event-stream"}
+    body = {"query": query}
+    async with client.http.stream("POST", "/graphql", json=body, headers=headers) as response:
+        lines = response.aiter_lines()
+        yield (json.loads(line[6:]) async for line in lines if line.startswith("data: "))
 
 
 async def test_postgres_restarts(

@@ -58,7 +58,7 @@ async def test_a_change_between_the_look_and_the_reading_is_told_once(settings: 
             return await get_lecture(session, viewer, id_)
 
         feed = dataclasses.replace(live.LECTURES, versions=versions, read=read)
-        changes = live.follow(backends.sessions, backends.wakeups, viewer, feed)
+        changes = live.follow(backends.lookout, backends.wakeups, viewer, feed)
         async with aclosing(changes):
             told = asyncio.create_task(anext(changes))
             await looked.wait()
