@@ -1,11 +1,14 @@
 """Cost limits: what is refused, that fragments are no way around, and that it stays quick."""
 
+import gc
 import sys
+import tracemalloc
 from types import FrameType
 
 import pytest
 from graphql import GraphQLSchema, build_schema, get_introspection_query, parse
 
+from app.schema import documents
 from app.schema.documents import DocumentChecker, DocumentRefused
 from app.schema.error_format import format_errors
 from app.schema.limits import check_limits
@@ -208,3 +211,34 @@ def test_the_work_grows_with_the_text_and_not_with_what_it_stands_for(spreads: i
 
     # Each selection was seen once, though 729 spreads stand for them.
     assert check_limits(SCHEMA, parse(chain(6))) == 1 + 6 * spreads + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" + " __typename" * 60 + "}#%d",
+        "{ __typename }" + "#\n" * 300 + "#%d",
+        "{ __typename }#%d" + "\N{GRINNING FACE}" * 500,
+        "query Q%d($id: ID!) { lecture(id: $id) { id title status progress { percent } } }",
+        "{ ...F } fragment F on Query { __typename } #%d",
+    ],
+    ids=["fields", "comments", "wide characters", "usual", "fragments"],
+)
+def test_remembered_documents_take_what_they_may(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_bytes = 1024 * 1024
+    monkeypatch.setattr(documents, "MAX_REMEMBERED_BYTES", limit_bytes)
+    checker = DocumentChecker(studybuddy._schema, introspection=True)
+    checker.check(text % 10_000)
+    number = 0
+    tracemalloc.start()
+    while len(checker._remembered) == number + 1:
+        number += 1
+        checker.check(text % number)
+    gc.collect()
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert limit_bytes * 0.2 < held_bytes <= limit_bytes
+    newest = checker.check(text % number)
+    assert checker.check(text % number) is newest
