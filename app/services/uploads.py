@@ -27,6 +27,9 @@ from app.storage.protocol import ObjectStore, StoredFileMeta
 log = structlog.get_logger()
 
 PDF = "application/pdf"
+_PDF_TYPES = frozenset({PDF, "application/x-pdf", "application/octet-stream", ""})
+"""What machines without a PDF program declare, too; the name and the bytes decide."""
+
 MAX_FILENAME_CHARACTERS = 255
 _PDF_HEADER = b"%PDF-"
 
@@ -184,7 +187,7 @@ def _checked_filename(file: IncomingFile) -> str:
         raise InvalidInput.at("file", message=message)
     if not is_storable(name):
         raise InvalidInput.at("file", message="The file's name has characters that are not text.")
-    if file.content_type.split(";")[0].strip().lower() != PDF:
+    if file.content_type.split(";")[0].strip().lower() not in _PDF_TYPES:
         raise InvalidInput.at("file", message="The file's type must be application/pdf.")
     return name
 

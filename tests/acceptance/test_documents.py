@@ -93,6 +93,17 @@ async def test_what_is_no_pdf_is_refused_and_nothing_is_stored(
     assert service.stored() == set()
 
 
+async def test_a_pdf_may_be_declared_as_nothing_in_particular(
+    service: Service, ada: Client
+) -> None:
+    for declared in ("", "application/octet-stream", "application/x-pdf", "Application/PDF; x=y"):
+        answer = await ada.upload(service.course, make_pdf(1, declared), "notes.PDF", declared)
+        assert answer["created"] is True, declared
+        assert answer["document"]["mimeType"] == "application/pdf"
+        refused = await ada.upload(service.course, b"<html>", "notes.pdf", declared)
+        assert refused["__typename"] == "InvalidInputError"
+
+
 async def test_a_broken_pdf_stays_available_without_a_page_count(
     service: Service, ada: Client
 ) -> None:
