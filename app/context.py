@@ -1,13 +1,22 @@
 """What a resolver is given: who asks, and how to reach everything.  It holds no open session."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.links import LinkSigner
 from app.auth.viewer import Viewer
 from app.backends import Backends
 from app.services.quotas import Allowance, Usage
 from app.settings import Settings
+
+QUERIES_AT_ONCE = 4
+"""Of one user: sibling fields run side by side, and twenty would take the whole pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,13 @@ class AppState:
     settings: Settings
     backends: Backends
     links: LinkSigner
+    _turns: WeakValueDictionary[UUID, asyncio.Semaphore] = field(
+        default_factory=WeakValueDictionary, init=False
+    )
+
+    def turns_of(self, viewer: Viewer) -> asyncio.Semaphore:
+        """Return what all queries of the viewer take turns at, for as long as there are any."""
+        return self._turns.setdefault(viewer.id, asyncio.Semaphore(QUERIES_AT_ONCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +43,12 @@ class GraphQLContext:
     viewer: Viewer
     request_id: str
     allowance: Allowance
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """Open a session to read with; a field never asks for a second one within the first."""
+        async with self.app.turns_of(self.viewer), self.app.backends.sessions() as session:
+            yield session
 
     @property
     def usages(self) -> Collection[Usage]:

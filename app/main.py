@@ -18,6 +18,7 @@ from app.http.files import FileAccess, file_routes
 from app.http.graphiql import graphiql_routes, make_graphiql_page
 from app.http.graphql import GraphQLEndpoint
 from app.http.health import Dependencies, health_routes
+from app.http.persisted import PersistedDocuments
 from app.http.security import install_middleware
 from app.observability import configure_logging
 from app.schema.root import schema
@@ -31,11 +32,13 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application; nothing is opened before its lifespan starts."""
     configure_logging(settings)
     verifier = TokenVerifier.from_settings(settings)
+    documents = PersistedDocuments.from_settings(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(verifier.close)
+            stack.push_async_callback(documents.close)
             links = LinkSigner(load_secret(settings))
             backends = await stack.enter_async_context(open_backends(settings))
             app.state.studybuddy = AppState(settings, backends, links)
@@ -50,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         return GraphQLContext(state, viewer, request_id, allowance)
 
     page = make_graphiql_page(settings)
-    endpoint = GraphQLEndpoint(schema, settings, verifier, context, page)
+    endpoint = GraphQLEndpoint(schema, settings, verifier, documents, context, page)
     app.router.routes += [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     app.router.routes += graphiql_routes(settings)
     app.router.routes += file_routes(_file_access)

@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     secret_key: str | None = Field(default=None, min_length=16, repr=False)
     metrics_token: str | None = Field(default=None, repr=False)
     socket_grace_seconds: float = Field(default=300, ge=0, le=WEEK)
+    persisted_documents: Path | None = None
+    persisted_only: bool = False
 
     max_upload_bytes: int = Field(default=500 * MIB, gt=0)
     max_source_bytes: int = Field(default=10 * 1024 * MIB, gt=0)
@@ -194,6 +196,12 @@ class Settings(BaseSettings):
         for name in ("database_url", "redis_url", "auth_issuer", "secret_key"):
             if not getattr(self, name):
                 raise ValueError(f"{name.upper()} is required where ENVIRONMENT is production")
+        return self
+
+    @model_validator(mode="after")
+    def _persisted_needs(self) -> "Settings":
+        if self.persisted_only and self.persisted_documents is None:
+            raise ValueError("PERSISTED_ONLY: needs PERSISTED_DOCUMENTS")
         return self
 
     @model_validator(mode="after")

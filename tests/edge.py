@@ -23,6 +23,7 @@ from app.errors import (
     Unauthenticated,
 )
 from app.http.graphql import GraphQLEndpoint
+from app.http.persisted import PersistedDocuments
 from app.http.server import running_server
 from app.schema.limits import schema_config
 from app.schema.scalars import BigInt, Upload
@@ -237,14 +238,17 @@ class Edge:
 
 
 @asynccontextmanager
-async def running_edge(graphiql: str | None = None, **changes: object) -> AsyncIterator[Edge]:
-    """Serve the edge on a free port."""
+async def running_edge(
+    graphiql: str | None = None, documents: PersistedDocuments | None = None, **changes: object
+) -> AsyncIterator[Edge]:
+    """Serve the edge on a free port; its Redis is away unless ``documents`` have one."""
     settings: Settings = load_settings(host="127.0.0.1", port=0, **changes)
     edge = Edge()
     endpoint = GraphQLEndpoint(
         SCHEMA,
         settings,
         NamedTokens(),
+        documents or PersistedDocuments("unix:///nowhere", {}, only_known=False),
         lambda viewer, request_id: Context(edge.record, viewer, request_id),
         (lambda: graphiql) if graphiql else None,
     )

@@ -1,4 +1,5 @@
-"""Signed file links: HMAC-SHA256 over the document, the user whose access it uses, and an expiry.
+"""Signed file links: HMAC-SHA256 over the kind and id of what is read, the user whose access the
+link uses, and an expiry.
 
 A link carries no right of its own: it stands in for its user, so it loses its force when that user
 loses the document.
@@ -17,7 +18,7 @@ from app.auth.secret_files import read_or_create
 from app.errors import Unauthenticated
 from app.settings import Settings
 
-_VERSION = "studybuddy-file-link-1"
+_VERSION = "studybuddy-file-link-2"
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _REFUSAL = "This link is not valid or has expired."
 
@@ -35,15 +36,16 @@ class LinkSigner:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def sign(self, document_id: UUID, user_id: UUID, expires_at: int) -> str:
-        """Return the query string that lets its holder read the document until ``expires_at``.
+    def sign(self, kind: str, item_id: UUID, user_id: UUID, expires_at: int) -> str:
+        """Return the query string that lets its holder read the item's file until ``expires_at``.
 
-        ``expires_at`` is in whole seconds since the epoch.
+        A link made for one ``kind`` of file is good for no other, whatever the id.  ``expires_at``
+        is in whole seconds since the epoch.
         """
-        signature = self._signature(document_id, user_id, expires_at)
+        signature = self._signature(kind, item_id, user_id, expires_at)
         return f"expires={expires_at}&user={user_id}&signature={signature}"
 
-    def verify(self, document_id: UUID, parameters: Mapping[str, str]) -> UUID:
+    def verify(self, kind: str, item_id: UUID, parameters: Mapping[str, str]) -> UUID:
         """Return the user whom the link stands in for, or raise `Unauthenticated`."""
         expires = parameters.get("expires", "")
         signature = parameters.get("signature", "")
@@ -53,14 +55,14 @@ class LinkSigner:
             raise Unauthenticated(_REFUSAL) from None
         if not _SECONDS.fullmatch(expires):
             raise Unauthenticated(_REFUSAL)
-        expected = self._signature(document_id, user_id, int(expires))
+        expected = self._signature(kind, item_id, user_id, int(expires))
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
             raise Unauthenticated(_REFUSAL)
         if time.time() >= int(expires):
             raise Unauthenticated(_REFUSAL)
         return user_id
 
-    def _signature(self, document_id: UUID, user_id: UUID, expires_at: int) -> str:
-        message = f"{_VERSION}\n{document_id}\n{user_id}\n{expires_at}".encode()
+    def _signature(self, kind: str, item_id: UUID, user_id: UUID, expires_at: int) -> str:
+        message = f"{_VERSION}\n{kind}\n{item_id}\n{user_id}\n{expires_at}".encode()
         digest = hmac.digest(self._secret, message, hashlib.sha256)
         return urlsafe_b64encode(digest).rstrip(b"=").decode()

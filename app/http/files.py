@@ -28,7 +28,7 @@ from app.http.ranges import (
     Whole,
     decide,
 )
-from app.services.file_grants import FileGrant, Reader
+from app.services.file_grants import DOCUMENT_FILE, FileGrant, Reader
 from app.storage.protocol import ObjectStore, Presentation
 
 _log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ def _document_id(text: str) -> UUID:
 
 def _reader(request: Request, signer: LinkSigner, document_id: UUID) -> Reader:
     if carries_signature(request.scope):
-        return signer.verify(document_id, request.query_params)
+        return signer.verify(DOCUMENT_FILE, document_id, request.query_params)
     viewer: Reader = request.state.viewer
     return viewer
 

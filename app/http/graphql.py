@@ -12,21 +12,39 @@ from uuid import uuid4
 
 import orjson
 import strawberry
+from graphql import OperationType
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.auth.viewer import Viewer
-from app.errors import BadUserInput, DomainError, MalformedRequest, PayloadTooLarge, Unauthenticated
+from app.errors import (
+    BadUserInput,
+    DomainError,
+    MalformedRequest,
+    PayloadTooLarge,
+    RateLimited,
+    Unauthenticated,
+)
+from app.http.authentication import Verifier, carries_operation
 from app.http.event_stream import send_event_stream
 from app.http.graphiql import CONTENT_SECURITY_POLICY
-from app.http.graphql_request import parse_json, request_from
+from app.http.graphql_request import parse_json, request_from, url_request
 from app.http.multipart import ENVELOPE_BYTES, boundary_of, read_upload
 from app.http.negotiation import ResponseType, accepts_html, response_type
-from app.http.operations import Answer, Operation, OperationRefused, OperationRunner
+from app.http.operations import (
+    Answer,
+    GraphQLRequest,
+    Operation,
+    OperationRefused,
+    OperationRunner,
+)
+from app.http.persisted import PersistedDocuments
 from app.http.quota_headers import quota_headers
 from app.http.request_body import ClientDisconnected, RequestBody, check_declared_length
-from app.http.socket import GraphQLSocket, Verifier
+from app.http.socket import GraphQLSocket
+from app.http.user_connections import UserConnections
 from app.schema.error_format import format_exception
 from app.services.quotas import Usage
 from app.settings import Settings
@@ -34,6 +52,8 @@ from app.settings import Settings
 MAX_JSON_BYTES = 1024 * 1024
 
 _FORM = "multipart/form-data"
+# As clients spell UTF-8, and what is a part of it.
+_UTF_8 = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 
 
 class OperationContext(Protocol):
@@ -53,6 +73,10 @@ class UnsupportedMediaType(MalformedRequest):
     """The body is neither JSON nor a multipart form (HTTP 415)."""
 
 
+class MethodNotAllowed(MalformedRequest):
+    """The operation changes something, and came with GET (HTTP 405)."""
+
+
 class GraphQLEndpoint:
     """Answers ``/graphql``.
 
@@ -66,47 +90,54 @@ class GraphQLEndpoint:
         schema: strawberry.Schema,
         settings: Settings,
         verifier: Verifier,
+        documents: PersistedDocuments,
         context_factory: ContextFactory,
         graphiql_page: Callable[[], str] | None = None,
     ) -> None:
         self.settings = settings
         self.context_factory = context_factory
-        self.runner = OperationRunner(schema, introspection=settings.introspection_enabled)
+        self.runner = OperationRunner(
+            schema, documents, introspection=settings.introspection_enabled
+        )
+        self.connections = UserConnections()
         self._verifier = verifier
         self._graphiql_page = graphiql_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one socket."""
         if scope["type"] == "websocket":
-            socket = GraphQLSocket(self.runner, self._verifier, self.context_factory, self.settings)
+            socket = GraphQLSocket(
+                self.runner, self._verifier, self.connections, self.context_factory, self.settings
+            )
             await socket.serve(scope, receive, send)
-        elif scope["method"] == "POST":
+        elif scope["method"] == "POST" or carries_operation(scope):
             await _Exchange(self, scope, receive, send).serve()
         else:
             await self._without_operation(scope)(scope, receive, send)
 
     def _without_operation(self, scope: Scope) -> Response:
-        """Return GraphiQL to browsers, and to everyone else which methods there are."""
+        """Return GraphiQL to browsers, and to everyone else what there is instead."""
         page = self._graphiql_page
-        allow = {"Allow": "GET, POST" if page else "POST"}
+        allow = {"Allow": "GET, POST"}
         if scope["method"] == "OPTIONS":
             return Response(status_code=204, headers=allow)
         wants_page = accepts_html(Headers(scope=scope).get("accept", ""))
         if page and wants_page and scope["method"] in {"GET", "HEAD"}:
             policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
             return HTMLResponse(page(), headers=policy | {"Cache-Control": "no-store"})
-        error = BadUserInput("GraphQL requests are sent with POST.")
+        error = BadUserInput("GraphQL requests are sent with POST, queries with GET too.")
         body = {"errors": [format_exception(error, "")]}
         return Response(orjson.dumps(body), 405, headers=allow, media_type=ResponseType.JSON)
 
 
 class _Exchange:
-    """One POST request and its response."""
+    """One request and its response."""
 
     def __init__(
         self, endpoint: GraphQLEndpoint, scope: Scope, receive: Receive, send: Send
     ) -> None:
         state = scope.get("state", {})
+        self._scope = scope
         self._viewer: Viewer | None = state.get("viewer")
         self._request_id: str = state.get("request_id") or uuid4().hex
         self._stopping: asyncio.Event = state.get("stopping") or asyncio.Event()
@@ -123,10 +154,15 @@ class _Exchange:
         try:
             if self._viewer is None:
                 raise Unauthenticated
-            if self._content_type() == _FORM:
+            if self._scope["method"] == "GET":
+                await self._body.read(0)
+                await self._operation(self._viewer, url_request(self._scope["query_string"]))
+            elif self._content_type() == _FORM:
                 await self._upload(self._viewer)
             else:
-                await self._json(self._viewer)
+                check_declared_length(self._headers, MAX_JSON_BYTES)
+                content = await self._body.read(MAX_JSON_BYTES)
+                await self._operation(self._viewer, request_from(parse_json(content)))
         except ClientDisconnected:
             return
         except OperationRefused as refusal:
@@ -136,24 +172,24 @@ class _Exchange:
 
     def _content_type(self) -> str:
         """Return the body's media type, or raise `UnsupportedMediaType`."""
-        media_type, _, parameters = self._headers.get("content-type", "").lower().partition(";")
-        encoding = self._headers.get("content-encoding", "identity").lower()
-        charset = parameters.replace('"', "").replace(" ", "").partition("charset=")[2]
-        known = media_type.strip() in {ResponseType.JSON, _FORM}
-        if not known or encoding != "identity" or charset.partition(";")[0] not in {"", "utf-8"}:
+        name, parameters = parse_options_header(self._headers.get("content-type"))
+        media_type, charset = name.decode("latin-1"), parameters.get(b"charset", b"")
+        encoding = self._headers.get("content-encoding", "").strip().lower()
+        known = media_type in {ResponseType.JSON, _FORM} and encoding in {"", "identity"}
+        if not known or charset.strip(b"'").lower() not in _UTF_8:
             raise UnsupportedMediaType("The body must be application/json in UTF-8, or a form.")
-        return media_type.strip()
+        return media_type
 
-    async def _json(self, viewer: Viewer) -> None:
-        check_declared_length(self._headers, MAX_JSON_BYTES)
-        request = request_from(parse_json(await self._body.read(MAX_JSON_BYTES)))
+    async def _operation(self, viewer: Viewer, request: GraphQLRequest) -> None:
         try:
-            operation = self._runner.prepare(request, self._request_id)
+            operation = await self._runner.prepare(request, self._request_id)
         except OperationRefused as refusal:
             if self._response_type() is not ResponseType.EVENTS:
                 raise
             await self._stream(viewer, _once(refusal.answer))
             return
+        if operation.type is OperationType.MUTATION and self._scope["method"] == "GET":
+            raise MethodNotAllowed("Mutations are sent with POST.")
         if self._response_type(subscription=operation.is_subscription) is ResponseType.EVENTS:
             context = self._context(viewer)
             await self._stream(viewer, self._runner.stream(operation, context, self._request_id))
@@ -165,9 +201,9 @@ class _Exchange:
         check_declared_length(self._headers, limit, ENVELOPE_BYTES)
         boundary = boundary_of(self._headers["content-type"])
         upload = await read_upload(self._body, boundary, limit)
-        operation = self._runner.prepare(upload.request, self._request_id)
+        operation = await self._runner.prepare(upload.request, self._request_id)
         answer = await self._run(viewer, operation)
-        if upload.file.failure is not None:
+        if upload.file is not None and upload.file.failure is not None:
             raise upload.file.failure
         await self._answer(answer)
 
@@ -187,9 +223,10 @@ class _Exchange:
 
     async def _stream(self, viewer: Viewer, answers: AsyncGenerator[Answer, None]) -> None:
         ends_at = viewer.expires_at + self._endpoint.settings.socket_grace_seconds
-        await send_event_stream(
-            answers, self._receive, self._send, ends_at=ends_at, stopping=self._stopping
-        )
+        with self._endpoint.connections.counting(viewer.id):
+            await send_event_stream(
+                answers, self._receive, self._send, ends_at=ends_at, stopping=self._stopping
+            )
 
     async def _answer(self, answer: Answer) -> None:
         strict = self._response_type() is ResponseType.GRAPHQL
@@ -214,6 +251,8 @@ class _Exchange:
             (b"cache-control", b"no-store"),
             *quota_headers(self._usages),
         ]
+        if status == 405:
+            headers.append((b"allow", b"POST"))
         if not self._body.complete:
             headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -227,6 +266,10 @@ def _status_of(error: DomainError) -> int:
         return 401
     if isinstance(error, PayloadTooLarge):
         return 413
+    if isinstance(error, RateLimited):
+        return 429
+    if isinstance(error, MethodNotAllowed):
+        return 405
     return 415 if isinstance(error, UnsupportedMediaType) else 400
 
 

@@ -34,6 +34,7 @@ _PIECE_BYTES = 256 * 1024
 logging.getLogger(MultipartParser.__module__).setLevel(logging.ERROR)
 
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_ESCAPED_LINE_BREAKS = re.compile("(?:%0D|%0A)+")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
 # C0 and C1 controls, and the marks that reorder text (as in "gpj.fdp").
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -53,8 +54,9 @@ class _Part:
     def filename(self) -> str | None:
         """The last part of the client's name for the file; None where there is none.
 
-        ``filename*`` (RFC 8187) wins over ``filename``, whose bytes are UTF-8 and whose quotes
-        browsers send as ``%22``.
+        ``filename*`` (RFC 8187) wins over ``filename``, whose bytes are UTF-8.  Of that, browsers
+        escape quotes and line breaks, and nothing else, not even ``%``
+        (https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data).
         """
         disposition = self.headers.get("content-disposition", "")
         extended = _EXTENDED_FILENAME.search(_QUOTED.sub('""', disposition))
@@ -62,6 +64,7 @@ class _Part:
             name = unquote_to_bytes(extended[1]).decode("utf-8", "replace")
         else:
             name = self._option(b"filename").replace("%22", '"')
+            name = _ESCAPED_LINE_BREAKS.sub(" ", name)
         last = _CONTROLS.sub("", name).replace("\\", "/").rpartition("/")[2].strip()
         return last if last not in {"", ".", ".."} else None
 
@@ -221,10 +224,10 @@ class IncomingUpload:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart request: what to run, and the file that its variables hold."""
+    """A multipart request: what to run, and the file that its variables hold, if any."""
 
     request: GraphQLRequest
-    file: IncomingUpload
+    file: IncomingUpload | None
 
 
 def boundary_of(content_type: str) -> bytes:
@@ -242,6 +245,9 @@ async def read_upload(body: RequestBody, boundary: bytes, limit_bytes: int) -> U
     request_from(operations)  # the shape must be right before a file is put into it
     file_map = parse_json(await _read_field(form, "map", _MAX_MAP_BYTES))
     part = await form.next_event()
+    if isinstance(part, _End) and file_map == {}:
+        await form.finish()
+        return Upload(request_from(operations), None)
     if not isinstance(part, _Part):
         raise MalformedRequest("The form has no file.")
     file = IncomingUpload(form, part, limit_bytes)

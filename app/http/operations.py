@@ -11,11 +11,21 @@ from typing import Any, cast
 
 import graphql
 import strawberry
-from graphql import DocumentNode, ExecutionResult, OperationType
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    GraphQLError,
+    GraphQLInputType,
+    OperationDefinitionNode,
+    OperationType,
+    VariableDefinitionNode,
+)
+from graphql.utilities import validate_input_value
 from strawberry.execution import optimized_is_awaitable
 from strawberry.utils.await_maybe import await_maybe
 
-from app.errors import BadUserInput, StorageFull
+from app.errors import BadUserInput, DomainError, StorageFull
+from app.http.persisted import PersistedDocuments
 from app.schema.documents import DocumentChecker, DocumentRefused
 from app.schema.error_format import (
     BAD_USER_INPUT,
@@ -28,11 +38,15 @@ from app.schema.error_format import (
 
 @dataclass(frozen=True, slots=True)
 class GraphQLRequest:
-    """A well-formed request; whether its document is any good is not yet known."""
+    """A well-formed request; whether its document is any good is not yet known.
 
-    query: str
+    It has a ``query``, or ``document_id``, the hash that stands for one, or both.
+    """
+
+    query: str | None = None
     variables: dict[str, Any] | None = None
     operation_name: str | None = None
+    document_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,12 @@ class Operation:
 
     request: GraphQLRequest
     document: DocumentNode
-    type: OperationType
+    definition: OperationDefinitionNode
+
+    @property
+    def type(self) -> OperationType:
+        """What it does: read, change, or watch."""
+        return self.definition.operation
 
     @property
     def is_subscription(self) -> bool:
@@ -74,28 +93,40 @@ class OperationRefused(Exception):
 class OperationRunner:
     """Checks and runs operations against one schema."""
 
-    def __init__(self, schema: strawberry.Schema, *, introspection: bool) -> None:
+    def __init__(
+        self, schema: strawberry.Schema, documents: PersistedDocuments, *, introspection: bool
+    ) -> None:
         self._schema = schema._schema
+        self._documents = documents
         self._executor_class = schema.execution_context_class
         self._checker = DocumentChecker(self._schema, introspection=introspection)
 
-    def prepare(self, request: GraphQLRequest, request_id: str) -> Operation:
+    async def prepare(self, request: GraphQLRequest, request_id: str) -> Operation:
         """Return the operation that the request names, or raise `OperationRefused`."""
         try:
-            document = self._checker.check(request.query)
+            text = await self._documents.find(request.query, request.document_id)
+            document = self._checker.check(text)
         except DocumentRefused as refusal:
             errors = format_errors(refusal.errors, request_id, VALIDATION_FAILED)
             raise OperationRefused(errors) from None
+        except DomainError as error:
+            raise OperationRefused([format_exception(error, request_id)]) from None
+        if request.query is not None and request.document_id is not None:
+            await self._documents.remember(text, request.document_id)
         chosen = graphql.get_operation_ast(document, request.operation_name)
         if chosen is None:
-            error = BadUserInput("The document has no such operation, or operationName is needed.")
-            raise OperationRefused([format_exception(error, request_id)])
-        return Operation(request, document, chosen.operation)
+            unknown = BadUserInput(
+                "The document has no such operation, or operationName is needed."
+            )
+            raise OperationRefused([format_exception(unknown, request_id)])
+        return Operation(request, document, chosen)
 
     async def run(self, operation: Operation, context: object, request_id: str) -> Answer:
         """Run a query or a mutation to its end."""
         running = graphql.execute(self._schema, **self._arguments(operation, context))
-        return _answer(await await_maybe(running), request_id)
+        result = await await_maybe(running)
+        self._name_problems(operation, result)
+        return _answer(result, request_id)
 
     async def stream(
         self, operation: Operation, context: object, request_id: str
@@ -108,6 +139,7 @@ class OperationRunner:
             source = graphql.subscribe(self._schema, **self._arguments(operation, context))
             results = await await_maybe(source)
             if isinstance(results, ExecutionResult):
+                self._name_problems(operation, results)
                 yield _answer(results, request_id, refused=True)
                 return
             async with aclosing(cast(AsyncGenerator[ExecutionResult, None], results)) as stream:
@@ -115,6 +147,28 @@ class OperationRunner:
                     yield _answer(result, request_id)
         except Exception as error:  # noqa: BLE001 - whatever the source raised; logged by the format
             yield Answer({"errors": [format_exception(error, request_id)]}, refused=True)
+
+    def _name_problems(self, operation: Operation, result: ExecutionResult) -> None:
+        """Tell each error of a variable where its problem is: graphql-core puts it into prose."""
+        errors = [error for error in result.errors or () if _is_of_variable(error)]
+        if not errors:
+            return
+        problems: list[dict[str, Any]] = []
+        given = operation.request.variables or {}
+        for definition in operation.definition.variable_definitions or ():
+            name = definition.variable.name.value
+            kind = graphql.type_from_ast(self._schema, definition.type)
+            value = given.get(name, graphql.Undefined)
+            if value is graphql.Undefined and definition.default_value:
+                continue
+
+            def note(error: GraphQLError, path: list[str | int], name: str = name) -> None:
+                problems.append({"path": [name, *path], "message": error.message})
+
+            validate_input_value(value, cast(GraphQLInputType, kind), note, hide_suggestions=True)
+        # Both lists are in the order of the document.
+        for error, problem in zip(errors, problems, strict=False):
+            error.extensions = {"problems": [problem]}
 
     def _arguments(self, operation: Operation, context: object) -> dict[str, Any]:
         return {
@@ -127,6 +181,12 @@ class OperationRunner:
             "operation_extensions": None,
             "hide_suggestions": True,
         }
+
+
+def _is_of_variable(error: GraphQLError) -> bool:
+    return error.path is None and any(
+        isinstance(node, VariableDefinitionNode) for node in error.nodes or ()
+    )
 
 
 def _answer(result: ExecutionResult, request_id: str, *, refused: bool = False) -> Answer:

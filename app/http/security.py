@@ -11,12 +11,19 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth.tokens import TokenVerifier
 from app.errors import DomainError, Forbidden
 from app.http.authentication import AuthenticationMiddleware
-from app.http.errors import on_domain_error, on_http_exception, on_invalid_request, refusal
+from app.http.errors import (
+    GRAPHQL_PATH,
+    on_domain_error,
+    on_http_exception,
+    on_invalid_request,
+    refusal,
+)
 from app.http.quota_headers import QUOTA_HEADERS
 from app.http.request_log import RequestIdMiddleware, UnhandledErrorMiddleware
 from app.settings import Settings
@@ -28,7 +35,6 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SECURE = frozenset({"https", "wss"})
 
 _ALLOWED_METHODS = ("GET", "HEAD", "POST", "OPTIONS")
-_ALLOWED_HEADERS = ("Authorization", "Content-Type", PREFLIGHT_HEADER, "Range", "If-Range")
 _EXPOSED_HEADERS = (
     "Accept-Ranges",
     "Content-Disposition",
@@ -63,10 +69,10 @@ def install_middleware(app: Starlette, settings: Settings, verifier: TokenVerifi
     app.add_middleware(AuthenticationMiddleware, verifier=verifier)
     app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(
-        CORSMiddleware,
+        _CrossOriginMiddleware,
         allow_origins=settings.allowed_origins,
         allow_methods=_ALLOWED_METHODS,
-        allow_headers=_ALLOWED_HEADERS,
+        allow_headers=("*",),
         allow_credentials=True,
         expose_headers=_EXPOSED_HEADERS,
     )
@@ -93,6 +99,22 @@ class OriginPolicy:
         return origin in self._allowed or _is_own(origin, scope["scheme"], headers.get("host", ""))
 
 
+class _CrossOriginMiddleware(CORSMiddleware):
+    """CORS: a page of an allowed origin may send whatever headers it asks for, any other none.
+
+    Tracing, clients and their developers add headers of their own, none of which means anything
+    here; what a page may do is decided by its origin.
+    """
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer the preflight."""
+        response = super().preflight_response(request_headers)
+        response.headers.add_vary_header("Access-Control-Request-Headers")
+        if not self.is_allowed_origin(request_headers["origin"]):
+            del response.headers["Access-Control-Allow-Headers"]
+        return response
+
+
 class CrossSiteMiddleware:
     """Refuses what another site makes a browser do with its user's cookie (403).
 
@@ -100,9 +122,11 @@ class CrossSiteMiddleware:
 
     - What may change something needs an allowed Origin, which browsers always send there; a
       multipart body also needs the header that no form can send.
-    - A read with an Origin needs an allowed one.  Links, frames and embedded files send none: then
-      ``Sec-Fetch-Site`` decides, where the browser sends it.  Another site may send the user to a
-      file as a whole page (a link in a mail), but neither frame nor embed it.
+    - So does an operation in a URL, unless it brings that header, which no link or form can send:
+      pages of ours name no Origin there.
+    - Any other read with an Origin needs an allowed one.  Links, frames and embedded files send
+      none: then ``Sec-Fetch-Site`` decides, where the browser sends it.  Another site may send the
+      user to a file as a whole page (a link in a mail), but neither frame nor embed it.
     """
 
     def __init__(self, app: ASGIApp, origins: OriginPolicy) -> None:
@@ -121,6 +145,9 @@ class CrossSiteMiddleware:
     def _problem(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         reads = scope["method"] in _READS
+        if scope["path"] == GRAPHQL_PATH and reads and "origin" not in headers:
+            needed = f"Queries in a URL need an Origin or the header {PREFLIGHT_HEADER}."
+            return None if headers.get(PREFLIGHT_HEADER) else needed
         if reads and "origin" not in headers:
             return None if _comes_from_here(headers) else "This page may not embed the file."
         if not self._origins.allows(scope):

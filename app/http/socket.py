@@ -2,14 +2,15 @@
 
 https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md.  Added to it: a ``ping`` whose
 payload has an ``Authorization`` renews the session, and a session that ran out is closed with 4403,
-after which clients connect again with a fresh token.
+after which clients connect again with a fresh token.  4429 also says that this user has 100
+connections to this process already: graphql-ws reports it and does not try again by itself.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import aclosing
-from typing import Any, Protocol
+from contextlib import ExitStack, aclosing
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -17,11 +18,13 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.auth.viewer import Viewer
-from app.errors import BadUserInput, MalformedRequest, Unauthenticated
+from app.errors import BadUserInput, MalformedRequest, RateLimited, Unauthenticated
+from app.http.authentication import Verifier, verify_any
 from app.http.graphql_request import parse_json, request_from
 from app.http.operations import GraphQLRequest, OperationRefused, OperationRunner
 from app.http.security import OriginPolicy
-from app.http.socket_token import handshake_token, payload_token
+from app.http.socket_token import handshake_tokens, payload_token
+from app.http.user_connections import UserConnections
 from app.schema.error_format import format_exception
 from app.settings import Settings
 
@@ -30,14 +33,6 @@ MAX_OPERATIONS = 20
 INIT_SECONDS = 5.0
 
 _MAX_ID_CHARACTERS = 256
-
-
-class Verifier(Protocol):
-    """Checks session tokens."""
-
-    async def verify(self, token: str) -> Viewer:
-        """Return whose token it is, or raise `Unauthenticated`."""
-        ...
 
 
 class _Closed(Exception):
@@ -56,11 +51,13 @@ class GraphQLSocket:
         self,
         runner: OperationRunner,
         verifier: Verifier,
+        connections: UserConnections,
         context_factory: Callable[[Viewer, str], object],
         settings: Settings,
     ) -> None:
         self._runner = runner
         self._verifier = verifier
+        self._connections = connections
         self._context_factory = context_factory
         self._settings = settings
         self._viewer: Viewer | None = None
@@ -70,6 +67,7 @@ class GraphQLSocket:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the socket until either side ends it; no operation outlives it."""
         self._socket = WebSocket(scope, receive, send)
+        self._counted = ExitStack()
         try:
             await self._accept()
             await self._read()
@@ -79,6 +77,7 @@ class GraphQLSocket:
             pass  # by the client, or by the server with 1012 as it stops
         finally:
             await self._cancel(*self._operations.values())
+            self._counted.close()
 
     async def _accept(self) -> None:
         offered = SUBPROTOCOL in self._socket.scope.get("subprotocols", [])
@@ -141,10 +140,16 @@ class GraphQLSocket:
             token = payload_token(payload)
             if token is None:
                 origins = OriginPolicy(self._settings.allowed_origins)
-                token = handshake_token(self._socket.scope, origins)
-            viewer = await self._verifier.verify(token)
+                tokens = handshake_tokens(self._socket.scope, origins)
+            else:
+                tokens = [token]
+            viewer = await verify_any(self._verifier, tokens)
         except Unauthenticated:
             raise _Closed(4401, "Unauthorized") from None
+        try:
+            self._counted.enter_context(self._connections.counting(viewer.id))
+        except RateLimited:
+            raise _Closed(4429, "Too many connections of this user") from None
         self._begin_session(viewer)
         await self._send({"type": "connection_ack"})
 
@@ -200,7 +205,7 @@ class GraphQLSocket:
     async def _send_answers(
         self, operation_id: str, request: GraphQLRequest, viewer: Viewer, request_id: str
     ) -> None:
-        operation = self._runner.prepare(request, request_id)
+        operation = await self._runner.prepare(request, request_id)
         context = self._context_factory(viewer, request_id)
         async with aclosing(self._runner.stream(operation, context, request_id)) as answers:
             async for answer in answers:

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.types import Scope
 
 from app.errors import Unauthenticated
-from app.http.authentication import session_cookie
+from app.http.authentication import session_cookies
 from app.http.security import OriginPolicy
 
 
@@ -25,12 +25,12 @@ def payload_token(payload: Mapping[str, Any]) -> str | None:
     return token.strip()
 
 
-def handshake_token(scope: Scope, origins: OriginPolicy) -> str:
-    """Return the session cookie's token, or raise `Unauthenticated`.
+def handshake_tokens(scope: Scope, origins: OriginPolicy) -> list[str]:
+    """Return the session cookies' tokens, or raise `Unauthenticated`.
 
     A browser sends the cookie from any page that opens a socket, and names that page's Origin, so
     the cookie counts only with the Origin of this service or one of ALLOWED_ORIGINS.
     """
     if not origins.allows(scope):
         raise Unauthenticated
-    return session_cookie(scope)
+    return session_cookies(scope)

@@ -49,7 +49,7 @@ async def lectures(
 ) -> Connection[Lecture]:
     """Return a page of the viewer's lectures."""
     asking = info.context.viewer
-    async with info.context.app.backends.sessions() as session:
+    async with info.context.session() as session:
         page = await lecture_service.list_lectures(session, asking, course_id, status, first, after)
     count = counter(info, lambda s: lecture_service.count_lectures(s, asking, course_id, status))
     return make_connection(page, Lecture.from_model, count)
@@ -69,7 +69,7 @@ async def documents(
 ) -> Connection[Document]:
     """Return a page of the viewer's documents."""
     asking = info.context.viewer
-    async with info.context.app.backends.sessions() as session:
+    async with info.context.session() as session:
         page = await document_service.list_documents(session, asking, course_id, first, after)
     count = counter(info, lambda s: document_service.count_documents(s, asking, course_id))
     return make_connection(page, document_shape(info), count)
@@ -78,7 +78,7 @@ async def documents(
 async def course(info: Info, id: strawberry.ID) -> Course | None:
     """Return one course."""
     course_id = parse_uuid(id)
-    async with info.context.app.backends.sessions() as session:
+    async with info.context.session() as session:
         row = await course_service.get_course(session, info.context.viewer, course_id)
     return None if row is None else Course.from_model(row)
 
@@ -88,7 +88,7 @@ async def courses(
 ) -> Connection[Course]:
     """Return a page of the catalogue."""
     asking = info.context.viewer
-    async with info.context.app.backends.sessions() as session:
+    async with info.context.session() as session:
         page = await course_service.list_courses(session, asking, search, first, after)
     count = counter(info, lambda s: course_service.count_courses(s, asking, search))
     return make_connection(page, Course.from_model, count)
@@ -102,7 +102,7 @@ async def all_lectures(
 ) -> Connection[Lecture]:
     """Return a page of every user's lectures."""
     asking = info.context.viewer
-    async with info.context.app.backends.sessions() as session:
+    async with info.context.session() as session:
         page = await lecture_service.list_all_lectures(session, asking, status, first, after)
     count = counter(info, lambda s: lecture_service.count_all_lectures(s, status))
     return make_connection(page, Lecture.from_model, count)

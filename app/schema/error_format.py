@@ -26,6 +26,7 @@ PUBLIC_CODES = frozenset(
         "FORBIDDEN",
         "NOT_FOUND",
         "PAYLOAD_TOO_LARGE",
+        "PERSISTED_QUERY_NOT_FOUND",
         "RATE_LIMITED",
     }
 )
@@ -63,6 +64,11 @@ def _format(error: GraphQLError, request_id: str, default_code: str) -> dict[str
         extensions["requestId"] = request_id
         path = ".".join(map(str, error.path or ()))
         _log.error("graphql_error", request_id=request_id, path=path, exc_info=cause or error)
+    if problems := (error.extensions or {}).get("problems"):
+        extensions["problems"] = [
+            problem | {"message": problem["message"][:_MAX_MESSAGE_CHARACTERS]}
+            for problem in problems
+        ]
     if isinstance(cause, RateLimited):
         extensions["retryAfterSeconds"] = cause.retry_after_seconds
     return _entry(error, message, extensions)

@@ -6,6 +6,9 @@ from uuid import UUID
 
 from app.auth.viewer import Viewer
 
+DOCUMENT_FILE = "document"
+"""The kind of file that a document's signed link is for."""
+
 Reader = Viewer | UUID
 """A verified session, or the id of the user whom a signed link stands in for."""
 

@@ -138,6 +138,17 @@ async def test_the_closest_of_several_cookies_counts(client: httpx.AsyncClient, 
     assert refusal(await client.post("/graphql", headers=bad)) == UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(
+    "cookie",
+    ["__session_a1B2=T", "__session=x; __session_a1B2=T", "__session_a1B2=x; __session=T"],
+)
+async def test_whichever_session_cookie_is_ours_counts(
+    client: httpx.AsyncClient, token: str, cookie: str
+) -> None:
+    headers = {"Cookie": cookie.replace("T", token), "Origin": ORIGIN}
+    assert (await client.post("/graphql", headers=headers)).json()["via"] == "cookie"
+
+
 @pytest.mark.parametrize("path", ["/graphql", "/health/live", "/graphql/assets/x.js", "/metrics"])
 async def test_open_paths(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 200
@@ -317,6 +328,51 @@ async def test_multipart_by_cookie_needs_the_preflighted_header(
     assert (await client.post("/graphql", headers=allowed, files=files)).status_code == 200
     bearer = {"Authorization": f"Bearer {token}", "Origin": "https://evil.example.org"}
     assert (await client.post("/graphql", headers=bearer, files=files)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Origin": "https://evil.example.org"}, 403),
+        ({"Origin": "https://evil.example.org", "apollo-require-preflight": "1"}, 403),
+        ({"Origin": ORIGIN}, 200),
+        ({"apollo-require-preflight": "1"}, 200),
+    ],
+)
+async def test_a_query_in_a_url_by_cookie(
+    client: httpx.AsyncClient, token: str, headers: dict[str, str], status: int
+) -> None:
+    path = "/graphql?query={viewer{id}}"
+    cookie = {"Cookie": f"__session={token}"}
+    assert (await client.get(path, headers=cookie | headers)).status_code == status
+    assert len(CALLS) == (status == 200)
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert (await client.get(path, headers=bearer | headers)).status_code == 200
+    assert refusal(await client.get(path, headers=headers)) == UNAUTHENTICATED
+    page = await client.get(path, headers={"Accept": "text/html"})
+    assert page.status_code == 200
+
+
+async def test_a_preflight_allows_what_it_asks_for_to_our_pages_alone(
+    client: httpx.AsyncClient,
+) -> None:
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "sentry-trace,x-client-version,apollographql-client-name",
+    }
+    ours = await client.options("/graphql", headers=asked | {"Origin": ORIGIN})
+    assert ours.status_code == 200
+    assert ours.headers["access-control-allow-headers"] == (asked["Access-Control-Request-Headers"])
+    assert int(ours.headers["access-control-max-age"]) > 0
+    assert "Access-Control-Request-Headers" in ours.headers["vary"]
+    foreign = {"Origin": "https://evil.example.org"}
+    refused = await client.options("/graphql", headers=asked | foreign)
+    assert refused.status_code == 400
+    assert "access-control-allow-headers" not in refused.headers
+    assert "access-control-allow-origin" not in refused.headers
+    assert CALLS == []
 
 
 async def test_preflights(client: httpx.AsyncClient) -> None:

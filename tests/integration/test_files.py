@@ -23,7 +23,7 @@ from app.auth.viewer import Viewer, user_id
 from app.errors import StorageError
 from app.http.files import FileAccess, file_routes
 from app.http.security import install_middleware
-from app.services.file_grants import FileGrant, Reader
+from app.services.file_grants import DOCUMENT_FILE, FileGrant, Reader
 from app.settings import load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
@@ -61,7 +61,7 @@ class House:
 
     def link(self, expires_in: float = 60, user: UUID = ADA) -> str:
         expires_at = int((datetime.now(UTC) + timedelta(seconds=expires_in)).timestamp())
-        return f"{path()}?{self.signer.sign(DOCUMENT, user, expires_at)}"
+        return f"{path()}?{self.signer.sign(DOCUMENT_FILE, DOCUMENT, user, expires_at)}"
 
     async def get(self, url: str | None = None, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -176,11 +176,25 @@ async def test_other_bodies_are_415(edge: Edge, content_type: str | None) -> Non
     assert edge.record.mutations == []
 
 
-async def test_json_may_name_its_charset(edge: Edge) -> None:
-    headers = {"Content-Type": "Application/JSON; charset=UTF-8"}
-    response = await edge.http.post("/graphql", content=b'{"query":"{hello}"}', headers=headers)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "Application/JSON; charset=UTF-8"},
+        {"Content-Type": "application/json;charset=utf8"},
+        {"Content-Type": "application/json; charset='utf-8'"},
+        {"Content-Type": 'application/json; charset="us-ascii"'},
+        {"Content-Type": 'application/json; profile="charset=latin1"'},
+        {"Content-Type": "application/json;"},
+        {"Content-Type": JSON, "Content-Encoding": ""},
+        {"Content-Type": JSON, "Content-Encoding": "Identity"},
+    ],
+)
+async def test_utf_8_has_many_names(edge: Edge, headers: dict[str, str]) -> None:
+    for mark in (b"", b"\xef\xbb\xbf"):
+        content = mark + b'{"query":"{hello}"}'
+        response = await edge.http.post("/graphql", content=content, headers=headers)
 
-    assert response.status_code == 200
+        assert response.json() == {"data": {"hello": "hello world"}}
 
 
 async def test_a_body_over_one_mebibyte_is_413(edge: Edge) -> None:
@@ -210,10 +224,99 @@ async def test_a_body_just_below_the_limit_passes(edge: Edge) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH"])
 async def test_other_methods_are_405(edge: Edge, method: str) -> None:
-    response = await edge.http.request(method, "/graphql?query={hello}")
+    path = "/graphql" if method == "GET" else "/graphql?query={hello}"
+    response = await edge.http.request(method, path)
 
     assert response.status_code == 405
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "GET, POST"
+
+
+QUERY = "query A($n: String!) { hello(name: $n) }"
+ADA = json.dumps({"n": "Ada"})
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"query": QUERY, "variables": ADA},
+        {"query": QUERY, "variables": ADA, "operationName": "A", "extensions": "{}"},
+        {"query": QUERY, "variables": ADA, "operationName": "", "extensions": "", "x": "y"},
+    ],
+)
+async def test_queries_come_in_urls_too(edge: Edge, parameters: dict[str, str]) -> None:
+    for accept in (JSON, GRAPHQL):
+        response = await edge.http.get("/graphql", params=parameters, headers={"Accept": accept})
+
+        assert response.json() == {"data": {"hello": "hello Ada"}}
+        assert _media_type(response) == accept
+        assert response.headers["cache-control"] == "no-store"
+        assert "connection" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "code"),
+    [
+        ({"query": 'mutation { note(text: "x") }'}, 405, "BAD_USER_INPUT"),
+        ({"query": 'query A { hello } mutation B { note(text: "x") }'}, 400, "BAD_USER_INPUT"),
+        ({"query": "subscription { count(to: 1) }"}, 400, "BAD_USER_INPUT"),
+        ({"query": "{"}, 400, "GRAPHQL_PARSE_FAILED"),
+        ({"query": ""}, 400, "BAD_USER_INPUT"),
+        ({"query": "{ hello }", "variables": "{"}, 400, "BAD_USER_INPUT"),
+        ({"query": "{ hello }", "variables": "[]"}, 400, "BAD_USER_INPUT"),
+        ({"query": "{ hello }", "variables": "[" * 20_000}, 400, "BAD_USER_INPUT"),
+        ({"query": "{" + " hello" * 2000 + "}"}, 400, "GRAPHQL_VALIDATION_FAILED"),
+        ({"extensions": "{}"}, 400, "BAD_USER_INPUT"),
+    ],
+)
+async def test_a_url_runs_nothing_but_good_queries(
+    edge: Edge, parameters: dict[str, str], status: int, code: str
+) -> None:
+    response = await edge.http.get("/graphql", params=parameters, headers={"Accept": GRAPHQL})
+
+    assert (response.status_code, _code(response.json())) == (status, code)
+    assert edge.record.mutations == []
+    assert edge.record.started == []
+
+
+async def test_a_subscription_in_a_url_is_a_stream_where_that_is_accepted(edge: Edge) -> None:
+    parameters = {"query": "subscription { count(to: 1) }"}
+    events = {"Accept": "text/event-stream"}
+    response = await edge.http.get("/graphql", params=parameters, headers=events)
+
+    assert response.text.startswith('event: next\ndata: {"data":{"count":0}}')
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "problems"),
+    [
+        ("query($id: UUID!) { item(id: $id) { id } }", {"id": "1"}, [["id"]]),
+        ("query($id: UUID!) { item(id: $id) { id } }", {}, [["id"]]),
+        ("query($id: UUID!) { item(id: $id) { id } }", {"id": None}, [["id"]]),
+        (
+            "mutation($i: UploadInput!, $n: String!) { upload(input: $i) note(text: $n) }",
+            {"i": {"label": 1, "file": "x", "more": 2}},
+            [["i", "label"], ["i", "file"], ["i"], ["n"]],
+        ),
+        ('query($n: String = "x") { hello(name: $n) }', {"n": ["y"]}, [["n"]]),
+    ],
+)
+async def test_each_error_of_a_variable_tells_where_its_problem_is(
+    edge: Edge, query: str, variables: dict[str, object], problems: list[list[object]]
+) -> None:
+    body = (await edge.post(query, variables=variables)).json()
+
+    told = [problem for error in body["errors"] for problem in error["extensions"]["problems"]]
+    assert [problem["path"] for problem in told] == problems
+    for error, problem in zip(body["errors"], told, strict=True):
+        assert problem["message"]
+        assert problem["message"] in error["message"]
+    assert edge.record.mutations == []
+
+
+async def test_other_errors_have_no_problems(edge: Edge) -> None:
+    errors = (await edge.post("{ forbidden limited missing }")).json()["errors"]
+
+    assert not any("problems" in error["extensions"] for error in errors)
 
 
 async def test_graphiql_is_for_browsers_only() -> None:

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from app.http import socket as graphql_socket
+from app.http import user_connections
 from tests.edge import Edge, running_edge
 from tests.graphql_ws import open_socket
 from tests.wait import wait_until
@@ -252,6 +253,31 @@ async def test_a_second_init_closes_with_4429(edge: Edge) -> None:
         await client.send({"type": "connection_init"})
 
         assert await client.close_code() == 4429
+
+
+async def test_a_user_has_so_many_sockets_and_streams_and_no_more(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_connections, "MAX_CONNECTIONS", 2)
+    events = {"Accept": "text/event-stream"}
+    async with open_socket(edge.address) as first, open_socket(edge.address) as second:
+        await first.init("ada")
+        await second.init("ada")
+        async with open_socket(edge.address) as third:
+            await third.send(
+                {"type": "connection_init", "payload": {"Authorization": "Bearer ada"}}
+            )
+            assert await third.close_code() == 4429
+        stream = await edge.post(WAIT, headers=events)
+        assert (stream.status_code, edge.record.started) == (429, [])
+        assert stream.json()["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
+        assert (await edge.post("{ hello }")).status_code == 200
+        async with open_socket(edge.address) as another:
+            assert await another.init("bob") == {"type": "connection_ack"}
+    async with open_socket(edge.address) as later:
+        await later.send({"type": "connection_init", "payload": {"Authorization": "Bearer ada"}})
+        assert await later.receive() == {"type": "connection_ack"}
+    assert (await edge.post(COUNT, variables={"to": 1}, headers=events)).status_code == 200
 
 
 async def test_an_operation_before_the_init_closes_with_4401(edge: Edge) -> None:

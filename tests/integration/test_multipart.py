@@ -85,6 +85,16 @@ async def test_a_file_as_common_clients_send_it(edge: Edge) -> None:
     assert edge.record.stored == {"Übung 1.pdf": digest}
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+async def test_a_form_without_a_file_is_an_operation_like_any_other(edge: Edge, mark: str) -> None:
+    operations = mark + json.dumps({"query": "{ hello }"})
+    sent = _form(_field("operations", operations), _field("map", {}))
+    for content_type in ("multipart/form-data", "Multipart/Form-Data; charset=utf8"):
+        headers = {"Content-Type": f"{content_type}; boundary={BOUNDARY}"}
+        response = await _send(edge, sent, **headers)
+        assert response.json() == {"data": {"hello": "hello world"}}
+
+
 @pytest.mark.parametrize("size", [0, 1, 255 * 1024, 256 * 1024, 2_000_003])
 @pytest.mark.parametrize("step", [1_000_000, 16_384, 997])
 async def test_any_cut_of_the_stream_gives_the_same_bytes(edge: Edge, size: int, step: int) -> None:
@@ -123,6 +133,8 @@ async def test_byte_by_byte(edge: Edge) -> None:
         ('filename="a;b.pdf"', "a;b.pdf"),
         ('filename="say \\"hi\\".pdf"', 'say "hi".pdf'),
         ('filename="say %22hi%22.pdf"', 'say "hi".pdf'),
+        ('filename="a%0Ab%0D%0Ac%0D.pdf"', "a b c .pdf"),
+        ('filename="a%20b%2541.pdf"', "a%20b%2541.pdf"),
         ('filename="/etc/passwd/a.pdf"', "a.pdf"),
         ('filename="../../a.pdf"', "a.pdf"),
         ('filename="C:\\\\docs\\\\a.pdf"', "a.pdf"),

@@ -1,5 +1,6 @@
 """What each operation asks of the database: no query per row, and nothing that was not selected."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.auth.links import LinkSigner
 from app.auth.viewer import Viewer
 from app.backends import Backends, open_backends
-from app.context import AppState, GraphQLContext
+from app.context import QUERIES_AT_ONCE, AppState, GraphQLContext
 from app.db.models import Course, Document, Lecture, User, UserDocument, UserLecture
 from app.schema.root import schema
 from app.services.quotas import Allowance
@@ -79,9 +80,9 @@ async def viewer(sessions: async_sessionmaker[AsyncSession]) -> Viewer:
 
 @asynccontextmanager
 async def running(
-    backends: Backends, viewer: Viewer, query: str
+    backends: Backends, viewer: Viewer, query: str, state: AppState | None = None
 ) -> AsyncIterator[tuple[dict[str, object], list[str]]]:
-    state = AppState(backends.settings, backends, LinkSigner(b"secret"))
+    state = state or AppState(backends.settings, backends, LinkSigner(b"secret"))
     allowance = Allowance(backends.requests, viewer.id, None)
     context = GraphQLContext(state, viewer, "request", allowance)
     with counted(backends.engine) as statements:
@@ -113,3 +114,26 @@ async def test_the_total_is_counted_only_where_it_is_selected(
 async def test_the_viewer_needs_no_query(backends: Backends, viewer: Viewer) -> None:
     async with running(backends, viewer, "{ viewer { id isAdmin } }") as (_, statements):
         assert statements == []
+
+
+async def test_twenty_fields_of_one_user_leave_most_of_the_pool_alone(
+    backends: Backends, viewer: Viewer
+) -> None:
+    most = 0
+
+    def note(*_: object) -> None:
+        nonlocal most
+        most = max(most, backends.engine.pool.checkedout())  # type: ignore[attr-defined]
+
+    event.listen(backends.engine.sync_engine, "before_cursor_execute", note)
+    page = LECTURES.removeprefix("{ ").removesuffix(" }")
+    pages = " ".join(f"f{number}: {page}" for number in range(10))
+    totals = " ".join(f"t{number}: lectures {{ totalCount }}" for number in range(10))
+    state = AppState(backends.settings, backends, LinkSigner(b"secret"))
+
+    async def ask(fields: str) -> int:
+        async with running(backends, viewer, f"{{ {fields} }}", state) as (data, _):
+            return len(data)
+
+    assert await asyncio.gather(ask(pages), ask(totals)) == [10, 10]
+    assert 1 < most <= QUERIES_AT_ONCE

@@ -19,17 +19,22 @@ DOCUMENT, USER = uuid4(), uuid4()
 
 
 def signed(expires_in: int = 60) -> dict[str, str]:
-    return dict(parse_qsl(SIGNER.sign(DOCUMENT, USER, int(time.time()) + expires_in)))
+    return dict(parse_qsl(SIGNER.sign("document", DOCUMENT, USER, int(time.time()) + expires_in)))
 
 
 def test_a_link_stands_in_for_its_user() -> None:
-    assert SIGNER.verify(DOCUMENT, signed()) == USER
+    assert SIGNER.verify("document", DOCUMENT, signed()) == USER
     assert set(signed()) == {"expires", "user", "signature"}
 
 
-def refused(document_id: UUID, parameters: dict[str, str], signer: LinkSigner = SIGNER) -> None:
+def refused(
+    document_id: UUID,
+    parameters: dict[str, str],
+    signer: LinkSigner = SIGNER,
+    kind: str = "document",
+) -> None:
     with pytest.raises(Unauthenticated, match="link"):
-        signer.verify(document_id, parameters)
+        signer.verify(kind, document_id, parameters)
 
 
 def test_a_link_expires() -> None:
@@ -59,8 +64,9 @@ def test_every_change_breaks_it(changes: dict[str, str]) -> None:
     refused(DOCUMENT, signed() | changes)
 
 
-def test_it_holds_for_one_document_and_one_secret() -> None:
+def test_it_holds_for_one_document_of_one_kind_and_one_secret() -> None:
     refused(uuid4(), signed())
+    refused(DOCUMENT, signed(), kind="audio")
     refused(DOCUMENT, signed(), LinkSigner(b"another secret"))
     refused(DOCUMENT, {})
 

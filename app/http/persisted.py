@@ -1,0 +1,136 @@
+"""Documents by their hash: automatic persisted queries, and lists of what may run.
+
+Clients send ``{"persistedQuery": {"version": 1, "sha256Hash": …}}`` as ``extensions`` in place of a
+document, and the document with it once they are told that it is not known
+(https://www.apollographql.com/docs/apollo-server/performance/apq).
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.errors import BadUserInput, ConfigurationError, DomainError
+from app.settings import Settings
+
+_PATIENCE_SECONDS = 1.0
+_PREFIX = "studybuddy:document:"
+_INDEX = "studybuddy:documents"
+_LIFETIME_SECONDS = 7 * 24 * 3600
+_MAX_REMEMBERED = 2000
+_MAX_REMEMBERED_BYTES = 16 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class PersistedQueryNotFound(DomainError):
+    """No document has this hash; the message is the one that clients look for."""
+
+    code = "PERSISTED_QUERY_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("PersistedQueryNotFound")
+
+
+class PersistedDocuments:
+    """Finds the document that a request means.
+
+    ``known`` are the deployment's own, by any id; with ``only_known`` nothing else runs.  Others
+    are remembered in Redis: the 2,000 newest of up to 16 KiB, each for a week after its last use.
+    Without Redis their hashes are unknown, and clients send the documents.
+    """
+
+    def __init__(self, redis_url: str, known: Mapping[str, str], *, only_known: bool) -> None:
+        self._redis: Redis = Redis.from_url(
+            redis_url,
+            decode_responses=True,
+            socket_connect_timeout=_PATIENCE_SECONDS,
+            socket_timeout=_PATIENCE_SECONDS,
+        )
+        self._known = known
+        self._texts = frozenset(known.values())
+        self._only_known = only_known
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "PersistedDocuments":
+        """Use PERSISTED_DOCUMENTS and PERSISTED_ONLY; REDIS_URL must be known.
+
+        Raises `ConfigurationError` where the file is not what it should be.
+        """
+        path = settings.persisted_documents
+        known = _read(path) if path else {}
+        return cls(settings.redis_url or "", known, only_known=settings.persisted_only)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def find(self, query: str | None, document_id: str | None) -> str:
+        """Return the document's text.
+
+        Raises `PersistedQueryNotFound` for an unknown id that comes alone, and `BadUserInput` for a
+        document that may not run.
+        """
+        if document_id is not None and document_id in self._known:
+            return self._known[document_id]
+        if query is not None and self._only_known and query not in self._texts:
+            raise BadUserInput("Only persisted documents run here.")
+        if query is not None:
+            return query
+        text = None if self._only_known else await self._recall(document_id or "")
+        if text is None:
+            raise PersistedQueryNotFound
+        return text
+
+    async def remember(self, text: str, document_id: str) -> None:
+        """Keep a good document under its hash; under anything else it is not kept."""
+        content = text.encode()
+        if document_id in self._known or self._only_known or len(content) > _MAX_REMEMBERED_BYTES:
+            return
+        if sha256(content).hexdigest() != document_id:
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._store(text, document_id)
+        except (RedisError, OSError) as error:
+            _log.warning("document.not_remembered", reason=type(error).__name__)
+
+    async def _store(self, text: str, document_id: str) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.set(_PREFIX + document_id, text, ex=_LIFETIME_SECONDS)
+            pipeline.zadd(_INDEX, {document_id: time.time()})
+            pipeline.zcard(_INDEX)
+            count = (await pipeline.execute())[-1]
+        if count > _MAX_REMEMBERED:
+            oldest = await self._redis.zpopmin(_INDEX, count - _MAX_REMEMBERED)
+            await self._redis.delete(*(_PREFIX + name for name, _ in oldest))
+
+    async def _recall(self, document_id: str) -> str | None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                text: str | None = await self._redis.getex(
+                    _PREFIX + document_id, ex=_LIFETIME_SECONDS
+                )
+                return text
+        except (RedisError, OSError) as error:
+            _log.warning("document.not_looked_up", reason=type(error).__name__)
+            return None
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return the documents of a JSON file ``{"hash": "document", …}``."""
+    try:
+        documents = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise ConfigurationError("PERSISTED_DOCUMENTS: no JSON file can be read there") from None
+    if not isinstance(documents, dict) or not all(
+        isinstance(text, str) for text in documents.values()
+    ):
+        raise ConfigurationError("PERSISTED_DOCUMENTS: must hold an object of hash: document")
+    return documents
