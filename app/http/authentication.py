@@ -54,7 +54,7 @@ class AuthenticationMiddleware:
         """Answer one request."""
         if scope["type"] == "http" and not _is_public(scope):
             try:
-                tokens, via = _tokens(scope)
+                tokens, via = request_tokens(scope)
                 viewer = await verify_any(self._verifier, tokens)
             except Unauthenticated as error:
                 await _refuse(scope, receive, send, error)
@@ -95,7 +95,7 @@ def _is_preflight(scope: Scope) -> bool:
     )
 
 
-def _tokens(scope: Scope) -> tuple[list[str], AuthVia]:
+def request_tokens(scope: Scope) -> tuple[list[str], AuthVia]:
     """Return the request's tokens; a header, however bad, means that no cookie is looked at."""
     authorizations = [value for name, value in scope["headers"] if name == b"authorization"]
     if authorizations:

@@ -48,7 +48,7 @@ def request_from(parameters: object) -> GraphQLRequest:
 
 def url_request(query_string: bytes) -> GraphQLRequest:
     """Return the request that a URL's query string makes; raise `MalformedRequest` as above."""
-    parameters: dict[str, Any] = dict(parse_qsl(query_string.decode("latin-1")))
+    parameters: dict[str, Any] = dict(parse_qsl(query_string.decode("utf-8", "replace")))
     for name in ("variables", "extensions"):
         if name in parameters:
             parameters[name] = parse_json(parameters[name])

@@ -4,8 +4,9 @@ Strawberry builds the schema; its own `Schema.execute` and `Schema.stream` are n
 parse and validate inside extension hooks, where an error of the document ends a whole socket.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -150,25 +151,18 @@ class OperationRunner:
 
     def _name_problems(self, operation: Operation, result: ExecutionResult) -> None:
         """Tell each error of a variable where its problem is: graphql-core puts it into prose."""
-        errors = [error for error in result.errors or () if _is_of_variable(error)]
-        if not errors:
-            return
-        problems: list[dict[str, Any]] = []
+        unnamed = deque(error for error in result.errors or () if _is_of_variable(error))
         given = operation.request.variables or {}
         for definition in operation.definition.variable_definitions or ():
             name = definition.variable.name.value
-            kind = graphql.type_from_ast(self._schema, definition.type)
+            kind = cast(GraphQLInputType, graphql.type_from_ast(self._schema, definition.type))
             value = given.get(name, graphql.Undefined)
             if value is graphql.Undefined and definition.default_value:
                 continue
-
-            def note(error: GraphQLError, path: list[str | int], name: str = name) -> None:
-                problems.append({"path": [name, *path], "message": error.message})
-
-            validate_input_value(value, cast(GraphQLInputType, kind), note, hide_suggestions=True)
-        # Both lists are in the order of the document.
-        for error, problem in zip(errors, problems, strict=False):
-            error.extensions = {"problems": [problem]}
+            # In the order in which the errors came, and no further: they are limited in number.
+            for path, message in _problems(value, kind, len(unnamed)):
+                problem = {"path": [name, *path], "message": message}
+                unnamed.popleft().extensions = {"problems": [problem]}
 
     def _arguments(self, operation: Operation, context: object) -> dict[str, Any]:
         return {
@@ -181,6 +175,26 @@ class OperationRunner:
             "operation_extensions": None,
             "hide_suggestions": True,
         }
+
+
+class _Enough(Exception):
+    """Nobody asks for more."""
+
+
+def _problems(value: Any, kind: GraphQLInputType, limit: int) -> list[tuple[list[str | int], str]]:
+    """Return the first problems of an input value, each with its path."""
+    found: list[tuple[list[str | int], str]] = []
+    if limit == 0:
+        return found
+
+    def note(error: GraphQLError, path: list[str | int]) -> None:
+        found.append((path, error.message))
+        if len(found) == limit:
+            raise _Enough
+
+    with suppress(_Enough):
+        validate_input_value(value, kind, note, hide_suggestions=True)
+    return found
 
 
 def _is_of_variable(error: GraphQLError) -> bool:

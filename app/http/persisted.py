@@ -10,16 +10,18 @@ import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import orjson
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from app.errors import BadUserInput, ConfigurationError, DomainError
 from app.settings import Settings
 
 _PATIENCE_SECONDS = 1.0
+_CONNECTIONS = 4
 _PREFIX = "studybuddy:document:"
 _INDEX = "studybuddy:documents"
 _LIFETIME_SECONDS = 7 * 24 * 3600
@@ -47,12 +49,15 @@ class PersistedDocuments:
     """
 
     def __init__(self, redis_url: str, known: Mapping[str, str], *, only_known: bool) -> None:
-        self._redis: Redis = Redis.from_url(
+        timeouts: dict[str, Any] = {"socket_connect_timeout": _PATIENCE_SECONDS}
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             redis_url,
+            max_connections=_CONNECTIONS,
+            timeout=_PATIENCE_SECONDS,
             decode_responses=True,
-            socket_connect_timeout=_PATIENCE_SECONDS,
-            socket_timeout=_PATIENCE_SECONDS,
+            **timeouts,
         )
+        self._redis: Redis = Redis.from_pool(pool)
         self._known = known
         self._texts = frozenset(known.values())
         self._only_known = only_known
@@ -63,9 +68,11 @@ class PersistedDocuments:
 
         Raises `ConfigurationError` where the file is not what it should be.
         """
+        if settings.redis_url is None:
+            raise ConfigurationError("REDIS_URL: must be known here")
         path = settings.persisted_documents
         known = _read(path) if path else {}
-        return cls(settings.redis_url or "", known, only_known=settings.persisted_only)
+        return cls(settings.redis_url, known, only_known=settings.persisted_only)
 
     async def close(self) -> None:
         """Close the connections."""

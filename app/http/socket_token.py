@@ -6,7 +6,7 @@ from typing import Any
 from starlette.types import Scope
 
 from app.errors import Unauthenticated
-from app.http.authentication import session_cookies
+from app.http.authentication import request_tokens
 from app.http.security import OriginPolicy
 
 
@@ -26,11 +26,13 @@ def payload_token(payload: Mapping[str, Any]) -> str | None:
 
 
 def handshake_tokens(scope: Scope, origins: OriginPolicy) -> list[str]:
-    """Return the session cookies' tokens, or raise `Unauthenticated`.
+    """Return the handshake's own tokens, or raise `Unauthenticated`.
 
-    A browser sends the cookie from any page that opens a socket, and names that page's Origin, so
-    the cookie counts only with the Origin of this service or one of ALLOWED_ORIGINS.
+    Clients that are no browsers can set the header.  A browser sends the cookie from any page that
+    opens a socket, and names that page's Origin, so the cookie counts only with the Origin of this
+    service or one of ALLOWED_ORIGINS.
     """
-    if not origins.allows(scope):
+    tokens, via = request_tokens(scope)
+    if via == "cookie" and not origins.allows(scope):
         raise Unauthenticated
-    return session_cookies(scope)
+    return tokens

@@ -298,6 +298,7 @@ async def test_a_subscription_in_a_url_is_a_stream_where_that_is_accepted(edge: 
             [["i", "label"], ["i", "file"], ["i"], ["n"]],
         ),
         ('query($n: String = "x") { hello(name: $n) }', {"n": ["y"]}, [["n"]]),
+        ("query($n: String, $m: String) { hello(name: $n) a: hello(name: $m) }", {"m": 1}, [["m"]]),
     ],
 )
 async def test_each_error_of_a_variable_tells_where_its_problem_is(

@@ -248,6 +248,18 @@ async def test_a_bearer_token_needs_no_origin_and_a_bad_one_is_not_saved_by_a_co
         assert await client.close_code() == 4401
 
 
+async def test_the_handshakes_header_counts_where_the_init_has_no_token(edge: Edge) -> None:
+    cookie = {"Cookie": "__session=ada"}
+    for header, answer in (("Bearer ada", True), ("Bearer mallory", False), ("Basic ada", False)):
+        headers = cookie | {"Authorization": header}
+        async with open_socket(edge.address, headers=headers, origin=edge.address) as client:
+            await client.send({"type": "connection_init"})
+            if answer:
+                assert await client.receive() == {"type": "connection_ack"}
+            else:
+                assert await client.close_code() == 4401
+
+
 async def test_a_second_init_closes_with_4429(edge: Edge) -> None:
     async with open_socket(edge.address) as client:
         await client.init("ada")
