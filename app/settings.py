@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, value: str | None) -> str | None:
-        if value and urlsplit(value).scheme not in {"postgresql", "postgresql+asyncpg"}:
+        schemes = {"postgres", "postgresql", "postgresql+asyncpg"}
+        if value and urlsplit(value).scheme not in schemes:
             raise ValueError("must start with postgresql:// or postgresql+asyncpg://")
         return _with_sound_ports(value)
 

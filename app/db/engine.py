@@ -7,9 +7,12 @@ turns statement caching on; it saves a parse and a plan per query.
 """
 
 import contextlib
+import ssl
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
+import structlog
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -19,6 +22,8 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from app.errors import ConfigurationError
+
+_log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
@@ -31,10 +36,21 @@ IDLE_SECONDS = 5.0
 _IDLE_LIMIT = "idle_limit_seconds"
 _CACHE_SIZE = "prepared_statement_cache_size"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_NOT_FOR_ASYNCPG = frozenset(
-    {"channel_binding", "connect_timeout", "connection_limit", "gssencmode", "pgbouncer", "schema"}
+_OTHER_SSL_MODES = {"true": "require", "1": "require", "false": "disable", "no-verify": "require"}
+"""SQLAlchemy's and node-postgres's spellings."""
+
+_OF_ASYNCPG = frozenset(
+    {
+        *("host", "port", "user", "password", "passfile", "dbname", "database"),
+        *("service", "krbsrvname", "gsslib", "target_session_attrs"),
+        *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword"),
+        *("sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+    }
 )
-"""What hosting consoles add for libpq or Prisma; asyncpg would send these as server settings."""
+_OF_THE_SERVER = frozenset(
+    {"application_name", "lock_timeout", "options", "search_path", "statement_timeout", "timezone"}
+)
+"""asyncpg sends whatever it does not know as a setting of the server, which refuses unknown ones."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
@@ -57,10 +73,14 @@ def make_engine(
     """Return an engine with at most ``pool_size`` connections; it connects at first use.
 
     Takes ``postgresql://`` and ``postgresql+asyncpg://`` with what libpq takes (``sslmode``,
-    ``sslrootcert``, ``host=/socket/dir``, several hosts, …).  A connection that a restarted server
-    has dropped is replaced at checkout.  Raises `ConfigurationError` for a URL that cannot work.
+    ``sslrootcert``, ``host=/socket/dir``, several hosts, …); parameters that mean nothing to asyncpg
+    (a pooler's, a hoster's) are passed over, and named in the log.  A connection that a restarted
+    server has dropped is replaced at checkout.  Raises `ConfigurationError` for a URL that cannot
+    work.
     """
-    dsn, cache_size = _dsn(database_url)
+    target = _parse(database_url)
+    if target.ignored:
+        _log.info("database_url_parameters_ignored", names=" ".join(target.ignored))
     return create_async_engine(
         "postgresql+asyncpg://",
         pool_size=pool_size,
@@ -69,14 +89,15 @@ def make_engine(
         pool_pre_ping=True,
         pool_use_lifo=True,
         connect_args={
-            "dsn": dsn,
+            "dsn": target.dsn,
+            "ssl": target.ssl,
             "connection_class": _Connection,
-            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "timeout": target.connect_seconds,
             "command_timeout": command_timeout_seconds,
             # Off, each statement is the unnamed one.  A unique name for each would stay behind on
             # whichever server connection the pooler parsed it on.
-            "statement_cache_size": cache_size,
-            _CACHE_SIZE: cache_size,
+            "statement_cache_size": target.cache_size,
+            _CACHE_SIZE: target.cache_size,
         },
     )
 
@@ -107,16 +128,46 @@ def _limit_idle_time(connection: Connection) -> None:
         )
 
 
-def _dsn(database_url: str) -> tuple[str, int]:
-    """Return the URL as asyncpg's own parser takes it, and the statement cache size asked for."""
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A database as asyncpg is told of it; ``ignored`` are the names of what it was not told."""
+
+    dsn: str
+    ssl: ssl.SSLContext | None
+    connect_seconds: float
+    cache_size: int
+    ignored: tuple[str, ...]
+
+
+def _parse(database_url: str) -> _Target:
+    """Return what the URL says, with the meaning that its parameters have in libpq."""
     parts = urlsplit(database_url)
     options = dict(parse_qsl(parts.query))
-    if mode := options.pop("ssl", None):  # SQLAlchemy's spelling
-        options.setdefault("sslmode", {"true": "require", "false": "disable"}.get(mode, mode))
-    if options.get("sslmode", "prefer") not in _SSL_MODES:
-        raise ConfigurationError(f"DATABASE_URL: sslmode must be one of {', '.join(_SSL_MODES)}")
+    if mode := options.pop("ssl", None):
+        options.setdefault("sslmode", mode)
+    if mode := options.get("sslmode"):
+        options["sslmode"] = _OTHER_SSL_MODES.get(mode, mode)
+        if options["sslmode"] not in _SSL_MODES:
+            modes = ", ".join(_SSL_MODES)
+            raise ConfigurationError(f"DATABASE_URL: sslmode must be one of {modes}")
+    context = None
+    if options.get("sslrootcert") == "system":
+        # As in libpq: the machine's own authorities, which vouch for names alone.
+        context = ssl.create_default_context()
+        del options["sslrootcert"]
+    if name := options.pop("fallback_application_name", None):
+        options.setdefault("application_name", name)
+    seconds = options.pop("connect_timeout", "")
     cache_size = options.pop(_CACHE_SIZE, "0")
     if not cache_size.isdecimal():
         raise ConfigurationError(f"DATABASE_URL: {_CACHE_SIZE} must be a whole number")
-    kept = {name: value for name, value in options.items() if name not in _NOT_FOR_ASYNCPG}
-    return parts._replace(scheme="postgresql", query=urlencode(kept)).geturl(), int(cache_size)
+    known = _OF_ASYNCPG | _OF_THE_SERVER
+    kept = {name: value for name, value in options.items() if name in known}
+    return _Target(
+        parts._replace(scheme="postgresql", query=urlencode(kept)).geturl(),
+        context,
+        # Zero, without limit in libpq, is none here: nothing may wait for ever.
+        float(seconds) if seconds.isdecimal() and int(seconds) else CONNECT_TIMEOUT_SECONDS,
+        int(cache_size),
+        tuple(name for name in options if name not in known),
+    )

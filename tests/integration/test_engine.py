@@ -9,6 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from structlog.testing import capture_logs
 
 from app.db import engine as engine_module
 from app.db.engine import make_engine, make_locking_sessions, make_sessions
@@ -22,6 +23,7 @@ from app.errors import ConfigurationError
     [
         "postgresql://{user}@/{database}?host={directory}",
         "postgresql+asyncpg://{user}@/{database}?host={directory}",
+        "postgres://{user}@/{database}?host={directory}",
         "postgresql:///{database}?user={user}&host={quoted}&port=5432",
         "postgresql://{user}@{quoted}/{database}",
         "postgresql://{user}@/{database}?host={directory}&sslmode=disable&application_name=x",
@@ -29,6 +31,12 @@ from app.errors import ConfigurationError
         "postgresql+asyncpg://{user}@/{database}?host={directory}&ssl=prefer&connect_timeout=9",
         "postgresql://{user}@/{database}?host={directory}&pgbouncer=true&connection_limit=1",
         "postgresql://{user}@/{database}?host={directory}&prepared_statement_cache_size=20",
+        "postgresql://{user}@/{database}?host={directory}&keepalives=1&keepalives_idle=30",
+        "postgresql://{user}@/{database}?host={directory}&fallback_application_name=x",
+        "postgresql://{user}@/{database}?host={directory}&target_session_attrs=read-write",
+        "postgresql://{user}@/{database}?host={directory}&load_balance_hosts=random",
+        "postgresql://{user}@/{database}?host={directory}&supa=base-pooler.x&pool_size=5&a.b=c",
+        "postgresql://{user}@/{database}?host={directory}&sslmode=no-verify&uselibpqcompat=true",
     ],
 )
 async def test_takes_urls_as_people_have_them(postgres_server: EmbeddedPostgres, form: str) -> None:
@@ -57,11 +65,53 @@ def test_refuses_what_cannot_work(query: str) -> None:
         ("ssl=true", "require"),
         ("ssl=false", "disable"),
         ("sslmode=require&ssl=false", "require"),
+        ("sslmode=no-verify", "require"),
     ],
 )
 def test_tls_is_asked_for_in_asyncpgs_words(given: str, mode: str) -> None:
-    dsn, _ = engine_module._dsn(f"postgresql://u@db.test/name?{given}")
-    assert dsn == f"postgresql://u@db.test/name?sslmode={mode}"
+    target = engine_module._parse(f"postgresql://u@db.test/name?{given}")
+    assert target.dsn == f"postgresql://u@db.test/name?sslmode={mode}"
+
+
+def test_the_machines_own_authorities_may_vouch_for_the_server() -> None:
+    target = engine_module._parse("postgresql://u@db.test/name?sslmode=require&sslrootcert=system")
+    assert target.ssl is not None
+    assert target.ssl.check_hostname
+    assert "sslrootcert" not in target.dsn
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("", 5), ("connect_timeout=15", 15), ("connect_timeout=0", 5), ("connect_timeout=-1", 5)],
+)
+def test_waits_for_a_server_as_long_as_the_url_says(given: str, seconds: float) -> None:
+    assert engine_module._parse(f"postgresql://u@db.test/name?{given}").connect_seconds == seconds
+
+
+async def test_what_the_url_asks_of_the_server_arrives(database_url: str) -> None:
+    wishes = "fallback_application_name=x&options=-c%20lock_timeout%3D7s&search_path=public"
+    engine = make_engine(f"{database_url}&{wishes}&statement_timeout=9s", pool_size=1)
+    async with engine.connect() as connection:
+        for name, value in (
+            ("application_name", "x"),
+            ("lock_timeout", "7s"),
+            ("search_path", "public"),
+            ("statement_timeout", "9s"),
+        ):
+            assert await connection.scalar(text(f"SHOW {name}")) == value
+    await engine.dispose()
+
+
+def test_names_what_it_passes_over_and_nothing_else() -> None:
+    url = "postgresql://user:secret@db.test/name?pgbouncer=true&supa=hush&sslmode=require"
+    with capture_logs() as logs:
+        make_engine(url)
+        make_engine("postgresql://user:secret@db.test/name?application_name=x&connect_timeout=1")
+    assert [(each["event"], each["names"]) for each in logs] == [
+        ("database_url_parameters_ignored", "pgbouncer supa")
+    ]
+    assert "secret" not in str(logs)
+    assert "hush" not in str(logs)
 
 
 def test_keeps_no_password_where_it_could_be_shown() -> None:
