@@ -25,9 +25,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(place)]
-    mounting = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    if mounting.returncode:
-        pytest.skip(f"mounts are not allowed here: {mounting.stderr.strip()}")
+    try:
+        subprocess.run(["mount", *options], capture_output=True, text=True, check=True)
+    except OSError as error:
+        pytest.skip(f"there is no mount here: {error.strerror}")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"mounts are not allowed here: {error.stderr.strip()}")
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
