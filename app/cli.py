@@ -8,8 +8,9 @@ import asyncio
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +21,7 @@ from app.settings import Settings, checked_storage_url, load_settings
 from app.supervisor import Address, CannotRun, Child, Supervisor, free_address, run_command
 
 if TYPE_CHECKING:
+    from app.services.course_import import Counts, ListedCourse
     from app.services.doctor import Finding
 
 CONFIGURATION_EXIT = 2
@@ -76,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read every document and the outline of every recording",
     )
+    courses = add("courses", _import_courses, "Look after the catalogue of courses.")
+    text = "Add a CSV file's courses to the catalogue; those that it has by code are changed."
+    importing = courses.add_subparsers(required=True, metavar="action").add_parser(
+        "import", help=text, description=text
+    )
+    columns = "with the columns code, title and instructor, named in its first line"
+    importing.add_argument("file", type=Path, metavar="FILE.csv", help=columns)
     storage = add("storage", _storage_copy, "Look after stored files.")
     _add_copy(storage.add_subparsers(required=True, metavar="action"))
     demo = add("demo", _demo, "Show the service at work, on a simulated Panopto.")
@@ -151,6 +160,11 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
             "and wherever this is set"
         )
     make_data_directory(settings.data_path)
+    if not DevelopmentIssuer.has_key(settings.data_path):
+        _complain(
+            f"DATA_DIR: no service has run in {settings.data_path} yet, so a new signing key is "
+            "made there; a service with another DATA_DIR answers 401 to this token"
+        )
     _say(DevelopmentIssuer.load(settings.data_path).issue(options.user, options.ttl))
     return 0
 
@@ -160,6 +174,28 @@ def _schema(_: argparse.Namespace, __: Settings) -> int:
 
     sys.stdout.write(sdl())
     return 0
+
+
+def _import_courses(options: argparse.Namespace, settings: Settings) -> int:
+    from app.services.course_import import CannotRead, read_courses
+
+    try:
+        courses = read_courses(options.file)
+    except CannotRead as error:
+        raise CannotRun(str(error)) from error
+    _exit_on_sigterm(TERMINATED_EXIT)
+    with EmbeddedServers(settings) as servers, _telling_of_the_database():
+        _migrate_own(servers)
+        counts = asyncio.run(_change_catalogue(servers.settings, courses))
+    _say(f"{counts.added} added, {counts.changed} changed, {counts.kept} as they were")
+    return 0
+
+
+async def _change_catalogue(settings: Settings, courses: "list[ListedCourse]") -> "Counts":
+    from app.services.course_import import change_catalogue
+
+    await _require_newest_schema(settings.database_url or "")
+    return await change_catalogue(settings.database_url or "", courses)
 
 
 def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:
@@ -227,8 +263,6 @@ def _printable(name: str) -> str:
 
 def _findings(settings: Settings, *, deep: bool) -> "list[Finding]":
     """Examine what is there; `CannotRun` where that cannot be had without making or mending it."""
-    from sqlalchemy.exc import DBAPIError
-
     if settings.database_url is None and not database_directory(settings).exists():
         raise CannotRun(
             "DATA_DIR: there is no database in it yet; `studybuddy migrate` makes one",
@@ -236,24 +270,19 @@ def _findings(settings: Settings, *, deep: bool) -> "list[Finding]":
         )
     with EmbeddedServers(settings) as servers:
         try:
-            return asyncio.run(_examine(servers.settings, deep=deep))
-        except (OSError, DBAPIError) as error:
-            reason = f"DATABASE_URL: the database refuses ({_last_words(error)})"
-            raise CannotRun(reason, UNEXAMINED_EXIT) from error
+            with _telling_of_the_database(UNEXAMINED_EXIT):
+                return asyncio.run(_examine(servers.settings, deep=deep))
         except StorageError as error:
             raise CannotRun(f"STORAGE_URL: {error.message}", UNEXAMINED_EXIT) from error
 
 
 async def _examine(settings: Settings, *, deep: bool) -> "list[Finding]":
     from app.db.engine import make_engine, make_sessions
-    from app.db.migrations import revision_drift
     from app.services.doctor import Doctor
     from app.storage.factory import open_scratch, open_storage
 
     database_url = settings.database_url or ""
-    if drift := await revision_drift(database_url):
-        reason = f"DATABASE_URL: not this version's schema ({'; '.join(drift)})"
-        raise CannotRun(f"{reason}; run `studybuddy migrate` first", UNEXAMINED_EXIT)
+    await _require_newest_schema(database_url, UNEXAMINED_EXIT)
     async with AsyncExitStack() as stack:
         engine, storage = make_engine(database_url), open_storage(settings)
         scratch = open_scratch(settings, storage)
@@ -261,6 +290,25 @@ async def _examine(settings: Settings, *, deep: bool) -> "list[Finding]":
             stack.push_async_callback(close)
         elsewhere = None if scratch is storage else scratch
         return await Doctor(make_sessions(engine), storage, elsewhere).examine(deep=deep)
+
+
+@contextmanager
+def _telling_of_the_database(exit_code: int = 1) -> Iterator[None]:
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (OSError, DBAPIError) as error:
+        reason = f"DATABASE_URL: the database refuses ({_last_words(error)})"
+        raise CannotRun(reason, exit_code) from error
+
+
+async def _require_newest_schema(database_url: str, exit_code: int = 1) -> None:
+    from app.db.migrations import revision_drift
+
+    if drift := await revision_drift(database_url):
+        reason = f"DATABASE_URL: not this version's schema ({'; '.join(drift)})"
+        raise CannotRun(f"{reason}; run `studybuddy migrate` first", exit_code)
 
 
 def _environment(settings: Settings, address: Address) -> dict[str, str]:

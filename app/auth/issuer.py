@@ -37,6 +37,11 @@ class DevelopmentIssuer:
         )
         self._key_id = hashlib.sha256(public).hexdigest()[:16]
 
+    @staticmethod
+    def has_key(data_path: Path) -> bool:
+        """Whether there is a key under this DATA_DIR already, or `load` would make one."""
+        return (data_path / _KEY_FILE).exists()
+
     @classmethod
     def load(cls, data_path: Path) -> "DevelopmentIssuer":
         """Read the key kept under DATA_DIR, making it first where there is none (mode 0600)."""

@@ -50,7 +50,7 @@ _OF_ASYNCPG = frozenset(
 _OF_THE_SERVER = frozenset(
     {"application_name", "lock_timeout", "options", "search_path", "statement_timeout", "timezone"}
 )
-"""asyncpg sends whatever it does not know as a setting of the server, which refuses unknown ones."""
+"""asyncpg sends what it does not know as settings of the server, which refuses unknown ones."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
@@ -73,8 +73,8 @@ def make_engine(
     """Return an engine with at most ``pool_size`` connections; it connects at first use.
 
     Takes ``postgresql://`` and ``postgresql+asyncpg://`` with what libpq takes (``sslmode``,
-    ``sslrootcert``, ``host=/socket/dir``, several hosts, …); parameters that mean nothing to asyncpg
-    (a pooler's, a hoster's) are passed over, and named in the log.  A connection that a restarted
+    ``sslrootcert``, ``host=/socket/dir``, several hosts, …); parameters that mean nothing here (a
+    pooler's, a hoster's) are passed over, and named in the log.  A connection that a restarted
     server has dropped is replaced at checkout.  Raises `ConfigurationError` for a URL that cannot
     work.
     """

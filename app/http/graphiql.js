@@ -64,7 +64,8 @@ mutation RequestLecture($input: RequestLectureDownloadInput!) {
 `;
 
   const live = `# Every change of your lectures, until you stop it.
-# Start this one first, then the request beside it.
+# Start this one, then send the request beside it from a
+# second browser window: it ends when you leave its tab.
 subscription MyLectures {
   myLectures {
     lectureId

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -62,11 +62,18 @@ def make_graphiql_page(
 
 
 def graphiql_routes(settings: Settings, assets: Path = ASSETS_DIRECTORY) -> list[BaseRoute]:
-    """Return the routes of the page's files; none where GRAPHIQL is off or not installed."""
-    if not settings.graphiql_enabled or not are_installed(assets):
+    """Return the way from ``/`` to the page, and its files' routes; none where GRAPHIQL is off."""
+    if not settings.graphiql_enabled:
         return []
+    home = Route("/", _to_the_page)
+    if not are_installed(assets):
+        return [home]
     files = Mount(ASSETS_PATH, StaticFiles(directory=assets))
-    return [Route(f"{ASSETS_PATH}/page.js", _script), files]
+    return [home, Route(f"{ASSETS_PATH}/page.js", _script), files]
+
+
+async def _to_the_page(_request: Request) -> Response:
+    return RedirectResponse(GRAPHQL_PATH)
 
 
 async def _script(_request: Request) -> Response:

@@ -100,6 +100,7 @@ class OperationRunner:
         self._schema = schema._schema
         self._documents = documents
         self._executor_class = schema.execution_context_class
+        self._hide_suggestions = not introspection
         self._checker = DocumentChecker(self._schema, introspection=introspection)
 
     async def prepare(self, request: GraphQLRequest, request_id: str) -> Operation:
@@ -173,7 +174,7 @@ class OperationRunner:
             "executor_class": self._executor_class,
             "is_awaitable": optimized_is_awaitable,
             "operation_extensions": None,
-            "hide_suggestions": True,
+            "hide_suggestions": self._hide_suggestions,
         }
 
 

@@ -52,6 +52,8 @@ class DocumentChecker:
         own_rules = (MaybeNullValidationRule, OneOfInputValidationRule)
         no_introspection = () if introspection else (NoSchemaIntrospectionCustomRule,)
         self._rules = (*specified_rules, *own_rules, *no_introspection)
+        # Suggestions tell names of the schema, one guess at a time.
+        self._hide_suggestions = not introspection
         self._remembered: OrderedDict[str, tuple[DocumentNode, int]] = OrderedDict()
         self._remembered_bytes = 0
 
@@ -82,7 +84,11 @@ class DocumentChecker:
         except GraphQLError as error:
             raise DocumentRefused([error]) from None
         errors = validate(
-            self._schema, document, self._rules, max_errors=_MAX_ERRORS, hide_suggestions=True
+            self._schema,
+            document,
+            self._rules,
+            max_errors=_MAX_ERRORS,
+            hide_suggestions=self._hide_suggestions,
         )
         if errors:
             raise DocumentRefused(errors)

@@ -173,11 +173,17 @@ def test_a_database_that_does_not_answer_is_one_line(place: Path) -> None:
     assert answer.stderr.startswith("studybuddy: DATABASE_URL: ")
 
 
-def test_token_prints_a_token_and_nothing_else(place: Path) -> None:
-    answer = studybuddy("token", "--user", "ann", "--ttl", "60", DATA_DIR=str(place / "data"))
-    assert (answer.returncode, answer.stderr) == (0, "")
-    assert answer.stdout.count(".") == 2
-    assert len(answer.stdout.split()) == 1
+def test_token_prints_a_token_and_says_where_its_key_is_new(place: Path) -> None:
+    first, second = (
+        studybuddy("token", "--user", "ann", "--ttl", "60", DATA_DIR=str(place / "data"))
+        for _ in range(2)
+    )
+    assert (first.returncode, len(first.stderr.splitlines())) == (0, 1)
+    assert f"DATA_DIR: no service has run in {place / 'data'} yet" in first.stderr
+    assert (second.returncode, second.stderr) == (0, "")
+    for answer in (first, second):
+        assert answer.stdout.count(".") == 2
+        assert len(answer.stdout.split()) == 1
     assert (place / "data").stat().st_mode & 0o777 == 0o700
 
 

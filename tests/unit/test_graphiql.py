@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from app.auth.tokens import TokenVerifier
 from app.http import graphiql_assets
 from app.http.graphiql import graphiql_routes, make_graphiql_page
 from app.settings import load_settings
+from tests.serving import new_client, serving
 
 
 @pytest.fixture
@@ -75,7 +77,17 @@ def test_without_its_files_the_page_says_what_to_do(tmp_path: Path) -> None:
     assert page is not None
 
     assert "make install" in page()
-    assert graphiql_routes(settings, tmp_path / "nothing") == []
+    (home,) = graphiql_routes(settings, tmp_path / "nothing")
+    assert home.path == "/"
+
+
+async def test_the_root_leads_to_the_page_and_to_no_other_host(
+    tmp_path: Path, assets: Path
+) -> None:
+    app = Starlette(routes=graphiql_routes(load_settings(data_dir=tmp_path), assets))
+    async with serving(app) as address, new_client(address.url) as client:
+        response = await client.get("/?next=//evil.test", headers={"Host": "evil.test"})
+    assert (response.status_code, response.headers["location"]) == (307, "/graphql")
 
 
 def test_there_is_none_where_it_is_off(tmp_path: Path, assets: Path) -> None:

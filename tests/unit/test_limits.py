@@ -133,6 +133,12 @@ def test_the_stock_introspection_passes_where_it_is_on() -> None:
     off.check("{ __typename }")
 
 
+def test_suggestions_are_made_where_introspection_tells_the_names_too() -> None:
+    misspelt = "{ nam }"
+    assert "Did you mean 'name'" in _refusal(misspelt)
+    assert "Did you mean" not in _refusal(misspelt, DocumentChecker(SCHEMA, introspection=False))
+
+
 def test_introspection_hides_nothing_costly() -> None:
     deep = "{ __schema { types { ...t } } a " + _nested(10) + " } fragment t on __Type { name }"
     assert "10 levels" in _refusal(deep)
