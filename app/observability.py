@@ -33,27 +33,17 @@ REQUEST_SECONDS = Histogram(
 )
 OPERATIONS = Counter(
     "studybuddy_graphql_operations",
-    "GraphQL operations, by kind (query, mutation, subscription) and outcome (ok, error).",
+    "GraphQL operations that ran, by kind (query, mutation, subscription) and outcome (ok, error).",
     ["kind", "outcome"],
     registry=REGISTRY,
 )
 SUBSCRIPTIONS = Gauge(
     "studybuddy_graphql_subscriptions", "Subscriptions that are open.", registry=REGISTRY
 )
-JOBS_CLAIMED = Counter(
-    "studybuddy_jobs_claimed", "Jobs taken up by this process.", ["kind"], registry=REGISTRY
-)
-JOBS_FINISHED = Counter(
-    "studybuddy_jobs_finished",
-    "Jobs that ended here, by outcome (done, failed, cancelled, retried, handed_back, lost).",
-    ["kind", "outcome"],
-    registry=REGISTRY,
-)
-JOB_SECONDS = Histogram(
-    "studybuddy_job_seconds",
-    "Time from claim to end.",
-    ["kind"],
-    buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 7200),
+OPEN_JOBS = Gauge(
+    "studybuddy_open_jobs",
+    "Jobs that wait (queued) or are worked on (running), anywhere: the same in every process.",
+    ["kind", "state"],
     registry=REGISTRY,
 )
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.errors import Unauthenticated
-from app.observability import REGISTRY
+from app.observability import OPEN_JOBS, REGISTRY
 from app.settings import Settings
 from app.storage.protocol import ObjectStore
 
@@ -24,6 +24,9 @@ _log = structlog.get_logger(__name__)
 _CHECK_SECONDS = 2.0
 # Without these no request succeeds; Redis only makes live status quick.
 _NEEDED = frozenset({"database", "storage"})
+_OPEN_JOBS = text(
+    "SELECT kind, state, count(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY 1, 2"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ def health_routes(
     async def metrics(request: Request) -> Response:
         if not _may_read_metrics(request, settings):
             raise Unauthenticated("A valid metrics token is required.")
+        await _works("jobs", _count_jobs(dependencies(request).engine))
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
     return [
@@ -71,6 +75,16 @@ async def _checks(parts: Dependencies) -> dict[str, bool]:
 async def _query(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
+
+
+async def _count_jobs(engine: AsyncEngine) -> None:
+    """Measure the ledger, which knows the work of all processes; none where it does not answer."""
+    OPEN_JOBS.clear()
+    async with engine.connect() as connection:
+        counts = (await connection.execute(_OPEN_JOBS)).all()
+    OPEN_JOBS.clear()
+    for kind, state, count in counts:
+        OPEN_JOBS.labels(kind, state).set(count)
 
 
 async def _works(name: str, check: Awaitable[object]) -> bool:

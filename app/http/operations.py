@@ -27,6 +27,7 @@ from strawberry.utils.await_maybe import await_maybe
 
 from app.errors import BadUserInput, DomainError, StorageFull
 from app.http.persisted import PersistedDocuments
+from app.observability import OPERATIONS, SUBSCRIPTIONS
 from app.schema.documents import DocumentChecker, DocumentRefused
 from app.schema.error_format import (
     BAD_USER_INPUT,
@@ -128,7 +129,9 @@ class OperationRunner:
         running = graphql.execute(self._schema, **self._arguments(operation, context))
         result = await await_maybe(running)
         self._name_problems(operation, result)
-        return _answer(result, request_id)
+        answer = _answer(result, request_id)
+        _count(operation, failed="errors" in answer.body)
+        return answer
 
     async def stream(
         self, operation: Operation, context: object, request_id: str
@@ -137,6 +140,19 @@ class OperationRunner:
         if not operation.is_subscription:
             yield await self.run(operation, context, request_id)
             return
+        failed = False
+        try:
+            with SUBSCRIPTIONS.track_inprogress():
+                async with aclosing(self._events(operation, context, request_id)) as answers:
+                    async for answer in answers:
+                        failed |= "errors" in answer.body
+                        yield answer
+        finally:
+            _count(operation, failed=failed)
+
+    async def _events(
+        self, operation: Operation, context: object, request_id: str
+    ) -> AsyncGenerator[Answer, None]:
         try:
             source = graphql.subscribe(self._schema, **self._arguments(operation, context))
             results = await await_maybe(source)
@@ -202,6 +218,10 @@ def _is_of_variable(error: GraphQLError) -> bool:
     return error.path is None and any(
         isinstance(node, VariableDefinitionNode) for node in error.nodes or ()
     )
+
+
+def _count(operation: Operation, *, failed: bool) -> None:
+    OPERATIONS.labels(operation.type.value, "error" if failed else "ok").inc()
 
 
 def _answer(result: ExecutionResult, request_id: str, *, refused: bool = False) -> Answer:

@@ -25,7 +25,6 @@ from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 from app.events.wakeups import Wakeups
 from app.jobs.processes import ProcessName
-from app.observability import JOB_SECONDS, JOBS_CLAIMED, JOBS_FINISHED
 
 log = structlog.get_logger()
 
@@ -220,17 +219,15 @@ class JobRunner:
         return [running.lease for running in self._running.values()]
 
     def _start(self, lease: Lease, handler: JobHandler) -> None:
-        JOBS_CLAIMED.labels(lease.kind.value).inc()
         running = self._running[lease.token] = _Running(lease, handler)
         running.task = asyncio.create_task(self._work_on(running))
 
     async def _work_on(self, running: _Running) -> None:
-        lease, kind = running.lease, running.lease.kind.value
-        structlog.contextvars.bind_contextvars(job_id=str(lease.job_id), kind=kind)
+        lease = running.lease
+        structlog.contextvars.bind_contextvars(job_id=str(lease.job_id), kind=lease.kind.value)
         log.info("job_claimed", subject_id=str(lease.subject_id), attempt=lease.attempt)
         try:
-            with JOB_SECONDS.labels(kind).time():
-                running.outcome = await self._outcome_of(running)
+            running.outcome = await self._outcome_of(running)
             if running.outcome == "lost":
                 await running.handler.forget(lease)
         except Exception:
@@ -241,7 +238,6 @@ class JobRunner:
             del self._running[lease.token]
             if running.outcome == "lost":
                 self._left.add(lease.token)
-            JOBS_FINISHED.labels(kind, running.outcome).inc()
             log.info("job_ended", outcome=running.outcome)
             self.ring()
 
