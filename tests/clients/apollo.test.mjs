@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { test } from "node:test";
+import { gql } from "@apollo/client";
+import { makeApollo } from "./apollo.js";
+import { possibleTypes } from "./possible-types.js";
+import { openSocket } from "./socket.js";
+import { STATUS, ask, newcomer, pdf, requestLecture, slowFetch, slowLectureUrl, until, url } from "./helpers.mjs";
+
+function client(t, who, fetch) {
+  const socket = openSocket({ url, getToken: who.getToken });
+  const apollo = makeApollo({ url, getToken: who.getToken, socket, fetch });
+  t.after(() => Promise.all([apollo.stop(), socket.dispose()]));
+  return apollo;
+}
+
+const LECTURE = gql`query One($id: ID!) { lecture(id: $id) { id revision status } }`;
+
+test("pages of a list are joined", async (t) => {
+  const who = newcomer();
+  for (let n = 0; n < 3; n++) await requestLecture(who, slowLectureUrl, randomUUID());
+  const apollo = client(t, who);
+  const query = gql`query List($after: String) { lectures(first: 2, after: $after) {
+    edges { cursor node { id revision status } } pageInfo { hasNextPage endCursor } } }`;
+  const list = apollo.watchQuery({ query });
+  const watching = list.subscribe(() => {});
+  t.after(() => watching.unsubscribe());
+  const first = await apollo.query({ query });
+  await list.fetchMore({ variables: { after: first.data.lectures.pageInfo.endCursor } });
+  const joined = apollo.readQuery({ query });
+  assert.equal(joined.lectures.edges.length, 3);
+  assert.equal(joined.lectures.pageInfo.hasNextPage, false);
+});
+
+test("an expected error arrives whole", async (t) => {
+  const apollo = client(t, newcomer());
+  const mutation = gql`mutation Retry($id: ID!) { retryLectureDownload(id: $id) { ... on Error { message } } }`;
+  const { data } = await apollo.mutate({ mutation, variables: { id: randomUUID() } });
+  assert.equal(data.retryLectureDownload.__typename, "NotFoundError");
+  assert.ok(data.retryLectureDownload.message);
+});
+
+test("every type that implements an interface is named", async () => {
+  const query = "{ __schema { types { kind name possibleTypes { name } } } }";
+  const { __schema } = await ask(newcomer(), query);
+  const interfaces = __schema.types.filter(({ kind }) => kind === "INTERFACE");
+  const found = interfaces.map(({ name, possibleTypes }) => [name, possibleTypes.map((each) => each.name).sort()]);
+  assert.deepEqual(possibleTypes, Object.fromEntries(found));
+});
+
+test("a file is uploaded", async (t) => {
+  const who = newcomer();
+  const apollo = client(t, who);
+  const mutation = gql`mutation Upload($input: UploadDocumentInput!) { uploadDocument(input: $input) {
+    ... on UploadDocumentPayload { document { id filename } } ... on Error { message } } }`;
+  const input = { courseId: who.courseId, file: pdf("Größe ä.pdf") };
+  const { data } = await apollo.mutate({ mutation, variables: { input } });
+  assert.equal(data.uploadDocument.document.filename, "Größe ä.pdf");
+});
+
+test("an answer that an event has overtaken does not undo it", async (t) => {
+  const who = newcomer();
+  const id = await requestLecture(who, slowLectureUrl);
+  const held = slowFetch((body) => body.includes("Held"));
+  const apollo = client(t, who, held.fetch);
+  const query = gql`query Held($id: ID!) { lecture(id: $id) { id revision status } }`;
+  const late = apollo.query({ query, variables: { id } });
+  await until(() => held.count, "the answer is held back");
+  await new Promise((done, failed) =>
+    apollo.subscribe({ query: gql(STATUS), variables: { id } }).subscribe({ complete: done, error: failed }),
+  );
+  held.letGo();
+  assert.equal((await late).data.lecture.status, "COMPLETED");
+  assert.equal(apollo.readQuery({ query: LECTURE, variables: { id } }).lecture.status, "COMPLETED");
+});
