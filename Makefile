@@ -30,7 +30,7 @@ test: install  ## every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-fault: install  ## the tests that kill, pause and restart
-	$(BIN)/python -m pytest tests/fault -s -m ""
+	$(BIN)/python -m pytest tests/fault tests/clients -s -m ""
 
 check: install  ## lint, types, import contracts, schema and migrations drift
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

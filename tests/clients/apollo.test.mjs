@@ -2,14 +2,15 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { gql } from "@apollo/client";
+import { persisted } from "./apollo-persisted.js";
 import { makeApollo } from "./apollo.js";
 import { possibleTypes } from "./possible-types.js";
 import { openSocket } from "./socket.js";
 import { STATUS, ask, newcomer, pdf, requestLecture, slowFetch, slowLectureUrl, until, url } from "./helpers.mjs";
 
-function client(t, who, fetch) {
+function client(t, who, fetch, links) {
   const socket = openSocket({ url, getToken: who.getToken });
-  const apollo = makeApollo({ url, getToken: who.getToken, socket, fetch });
+  const apollo = makeApollo({ url, getToken: who.getToken, socket, fetch, links });
   t.after(() => Promise.all([apollo.stop(), socket.dispose()]));
   return apollo;
 }
@@ -72,4 +73,16 @@ test("an answer that an event has overtaken does not undo it", async (t) => {
   held.letGo();
   assert.equal((await late).data.lecture.status, "COMPLETED");
   assert.equal(apollo.readQuery({ query: LECTURE, variables: { id } }).lecture.status, "COMPLETED");
+});
+
+test("a query is sent whole once, and then by its hash", async (t) => {
+  const sent = [];
+  const recorded = (input, init) => {
+    sent.push(init.method);
+    return fetch(input, init);
+  };
+  const apollo = client(t, newcomer(), recorded, [persisted]);
+  const query = gql`query Mine${randomUUID().slice(0, 8)} { viewer { id } }`;
+  for (let n = 0; n < 2; n++) assert.ok((await apollo.query({ query, fetchPolicy: "network-only" })).data.viewer.id);
+  assert.deepEqual(sent, ["GET", "POST", "GET"]);
 });

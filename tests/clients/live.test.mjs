@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { openEvents } from "./events.js";
 import { openSocket } from "./socket.js";
@@ -15,14 +16,21 @@ for (const [name, open] of Object.entries({ WebSocket: openSocket, SSE: openEven
   });
 }
 
-test("a socket goes on with a fresh token where its own has expired", async (t) => {
-  const who = newcomer();
-  const tokens = [];
-  const getToken = async () => tokens[tokens.push(tokenOf(who.user, 1)) - 1];
-  let again = 0;
-  const client = openSocket({ url, getToken, onReconnected: () => (again += 1) });
-  t.after(() => client.dispose());
-  client.subscribe({ query: "subscription { myLectures { lectureId } }" }, { next() {}, error() {}, complete() {} });
-  await until(() => again > 1, "it has connected again, twice");
-  assert.ok(tokens.length > 2);
-});
+for (const [name, open] of Object.entries({ WebSocket: openSocket, SSE: openEvents })) {
+  test(`over ${name} a stream goes on with a fresh token where its own has expired`, async (t) => {
+    const who = newcomer();
+    const lives = [];
+    const getToken = async () => tokenOf(who.user, lives.push("token") < 3 ? 1 : 3600);
+    const client = open({ url, getToken });
+    t.after(() => client.dispose());
+    const seen = [];
+    let ended;
+    client.subscribe(
+      { query: "subscription { myLectures { lectureId } }" },
+      { next: ({ data }) => seen.push(data?.myLectures.lectureId), error: (e) => (ended = e), complete: () => (ended = true) },
+    );
+    await until(() => lives.length > 2, "it has connected again, twice");
+    await until(async () => seen.includes(await requestLecture(who, undefined, randomUUID())), "it tells of lectures");
+    assert.equal(ended, undefined);
+  });
+}

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import relay from "relay-runtime";
 import { makeRelay } from "./relay.js";
 import { openSocket } from "./socket.js";
-import { newcomer, requestLecture, slowFetch, slowLectureUrl, until, url } from "./helpers.mjs";
+import { ask, newcomer, requestLecture, slowFetch, slowLectureUrl, until, url } from "./helpers.mjs";
 
 const SOURCE = `
 graphql\`fragment page_lecture on Lecture @refetchable(queryName: "LectureAgain") { id revision status title }\`;
@@ -93,4 +93,18 @@ test("an answer that an event has overtaken does not undo it", async (t) => {
   );
   held.letGo();
   assert.equal((await late).lecture.status, "COMPLETED");
+});
+
+test("an error that names a lecture does not take its place", async (t) => {
+  const who = newcomer();
+  const id = await requestLecture(who);
+  const environment = environmentOf(t, who);
+  const query = await load("pageOneQuery");
+  await relay.fetchQuery(environment, query, { id }).toPromise();
+  const { title } = await environment.getStore().getSource().get(id);
+  await ask({ user: "admin" }, "mutation ($id: ID!) { deleteLecture(id: $id) { __typename } }", { id });
+  const answer = await mutate(environment, "pageRetryMutation", { id });
+  assert.equal(answer.retryLectureDownload.__typename, "NotFoundError");
+  const record = environment.getStore().getSource().get(id);
+  assert.deepEqual([record.__typename, record.title], ["Lecture", title]);
 });

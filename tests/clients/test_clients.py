@@ -122,18 +122,26 @@ def environment(place: Path) -> Iterator[dict[str, str]]:
 
 
 def test_each_recipe_works_with_the_real_client(place: Path, environment: dict[str, str]) -> None:
-    scripts = {path.name for path in place.glob("*.test.mjs")}
-    # What kills the service is alone with it.
-    for together in (scripts - {"outage.test.mjs"}, {"outage.test.mjs"}):
-        done = subprocess.run(
-            [NODE, "--test", "--test-concurrency=4", "--test-timeout=60000", *sorted(together)],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr + (place / "log").read_text()[-4000:]
+    alone = {"outage.test.mjs", "database.test.mjs"}  # they kill parts of the service
+    _run_scripts(place, environment, {path.name for path in place.glob("*.test.mjs")} - alone)
+    _run_scripts(place, environment, {"outage.test.mjs"})
+
+
+@pytest.mark.fault_long
+def test_live_status_outlasts_the_database(place: Path, environment: dict[str, str]) -> None:
+    _run_scripts(place, environment, {"database.test.mjs"})
+
+
+def _run_scripts(place: Path, environment: dict[str, str], scripts: set[str]) -> None:
+    done = subprocess.run(
+        [NODE, "--test", "--test-concurrency=4", "--test-timeout=60000", *sorted(scripts)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + (place / "log").read_text()[-4000:]
 
 
 def test_the_lock_file_names_no_registry() -> None:

@@ -4,19 +4,20 @@ import { test } from "node:test";
 import { gql } from "@urql/core";
 import { getIntrospectionQuery } from "graphql";
 import { openSocket } from "./socket.js";
+import { persisted } from "./urql-persisted.js";
 import { makeUrql } from "./urql.js";
 import { STATUS, ask, newcomer, pdf, requestLecture, slowFetch, slowLectureUrl, until, url } from "./helpers.mjs";
 
 const schema = await ask(newcomer(), getIntrospectionQuery());
 
-function client(t, who, fetch) {
+function client(t, who, fetch, exchanges) {
   const warn = t.mock.method(console, "warn");
   const socket = openSocket({ url, getToken: who.getToken });
   t.after(() => {
     assert.deepEqual(warn.mock.calls.map(({ arguments: said }) => said[0]), []);
     return socket.dispose();
   });
-  return makeUrql({ url, getToken: who.getToken, socket, schema, fetch });
+  return makeUrql({ url, getToken: who.getToken, socket, schema, fetch, exchanges });
 }
 
 test("pages of a list are joined", async (t) => {
@@ -69,4 +70,22 @@ test("an answer that an event has overtaken does not undo it", async (t) => {
   held.letGo();
   await until(() => seen, "the answer is there");
   assert.equal(seen, "COMPLETED");
+});
+
+test("a query is sent by GET, or by its hash once it was sent whole", async (t) => {
+  const sent = [];
+  const recorded = (input, init) => {
+    sent.push(init.method);
+    return fetch(input, init);
+  };
+  const query = gql`query Mine${randomUUID().slice(0, 8)} { viewer { id } }`;
+  for (const exchanges of [[], [persisted]]) {
+    const urql = client(t, newcomer(), recorded, exchanges);
+    for (let n = 0; n < 2; n++) {
+      const { data, error } = await urql.query(query, {}, { requestPolicy: "network-only" }).toPromise();
+      assert.equal(error, undefined);
+      assert.ok(data.viewer.id);
+    }
+  }
+  assert.deepEqual(sent, ["GET", "GET", "GET", "POST", "GET"]);
 });
