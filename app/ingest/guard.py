@@ -2,12 +2,12 @@
 
 A host is resolved once, every address of it is judged, and the connection goes to a judged
 address itself, so that a second answer of the name server gains nothing.  Redirects are followed
-here, each judged anew, and credentials never travel with them to another origin.
+here, each judged anew, and credentials never travel with them to another origin.  Cookies that a
+chain of redirects sets live as long as the chain.
 """
 
 import asyncio
 import copy
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -20,11 +20,17 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed, InvalidInput
-from app.ingest.addresses import is_public
-from app.ingest.http_failures import failure_of_error, failure_of_status, plain_body, too_large
+from app.ingest.http_failures import (
+    blocked,
+    failure_of_error,
+    failure_of_status,
+    plain_body,
+    too_large,
+)
+from app.ingest.judged_network import PUBLIC_PORTS, JudgingBackend, first_connected
+from app.ingest.redirect_cookies import RedirectCookies
 from app.ingest.web_url import WebUrl, ascii_host, parse_web_url
 
-_PUBLIC_PORTS = frozenset({80, 443})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 # Signed media URLs are longer than any that a person pastes.
@@ -45,51 +51,6 @@ class FetchedBody:
     content_type: str
     set_cookies: tuple[str, ...]
     body: bytes
-
-
-class _JudgingBackend(httpcore.AsyncNetworkBackend):
-    """Connects to judged addresses alone."""
-
-    def __init__(self, allowed: frozenset[str]) -> None:
-        self._allowed = allowed
-        self._tcp = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        deadline = asyncio.get_running_loop().time() + (timeout or 0)
-        addresses = await self.judged(host.removesuffix("."), port, timeout)
-        for position, address in enumerate(addresses, start=1):
-            left = deadline - asyncio.get_running_loop().time() if timeout else None
-            try:
-                return await self._tcp.connect_tcp(address, port, left, local_address, None)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if position == len(addresses):
-                    raise
-        raise httpcore.ConnectError("no address")
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        raise blocked()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def judged(self, host: str, port: int, timeout: float | None) -> list[str]:
-        """Resolve the host and return its addresses, or refuse it for any one of them."""
-        allowed = _authority(host, port) in self._allowed
-        if port not in _PUBLIC_PORTS and not allowed:
-            raise blocked()
-        addresses = await _resolve(host, port, timeout)
-        if not allowed and not all(map(is_public, addresses)):
-            raise blocked()
-        return addresses
 
 
 class _Transport(httpx.AsyncBaseTransport):
@@ -158,7 +119,7 @@ class GuardedClient:
         """What goes with every request, to whatever host."""
         self._ssl_context = ssl_context or httpx.create_ssl_context()
         self._connect_timeout_seconds = connect_timeout_seconds
-        self._backend = _JudgingBackend(self._allowed)
+        self._backend = JudgingBackend(self._allowed)
         pool = httpcore.AsyncConnectionPool(
             ssl_context=self._ssl_context,
             max_connections=max_connections,
@@ -255,21 +216,29 @@ class GuardedClient:
         target = self._checked(url)
         port = int(target.authority_with_port.rpartition(":")[2])
         is_secure = target.parts.scheme == "https"
-        try:
-            addresses = await self._backend.judged(target.host, port, self._connect_timeout_seconds)
-        except _HTTPCORE_ERRORS as error:
-            raise failure_of_error(error) from error
-        async with asyncio.timeout(self._connect_timeout_seconds):
+
+        async def dial(address: str) -> Connection:
             return await asyncio.open_connection(
-                addresses[0],
+                address,
                 port,
                 ssl=self._ssl_context if is_secure else None,
                 server_hostname=target.host if is_secure else None,
             )
 
+        async def abort(connection: Connection) -> None:
+            connection[1].transport.abort()
+
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                addresses = await self._backend.judged(target.host, port)
+                return await first_connected(addresses, dial, abort)
+        except _HTTPCORE_ERRORS as error:
+            raise failure_of_error(error) from error
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+        self._backend.close()
 
     async def _follow(
         self,
@@ -280,14 +249,22 @@ class GuardedClient:
         data: Mapping[str, str] | bytes | None,
         max_redirects: int,
     ) -> httpx.Response:
-        secrets = {"Cookie": cookie_header} if cookie_header else {}
-        for name in [name for name in headers if name.lower() in {"authorization", "cookie"}]:
-            secrets[name] = headers.pop(name)
+        given = {name.lower(): headers.pop(name) for name in list(headers) if _is_secret(name)}
+        own_cookie = cookie_header or given.pop("cookie", None)
         first = target = self._checked(url)
+        cookies = RedirectCookies()
         for _ in range(max_redirects + 1):
-            sent = secrets if target.origin == first.origin else {}
-            request = self._request(method, target, {**self.headers, **headers, **sent}, data)
-            response = await self._client.send(request, stream=True)
+            is_own = target.origin == first.origin
+            sent = {**self.headers, **headers, **(given if is_own else {})}
+            if cookie := cookies.header_for(target, own_cookie if is_own else None):
+                sent["Cookie"] = cookie
+            response = await self._client.send(
+                self._request(method, target, sent, data), stream=True
+            )
+            cookies.take(target, response.headers.get_list("set-cookie"))
+            response.extensions["cookie"] = cookies.header_for(
+                target, own_cookie if is_own else None
+            )
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or location is None or not max_redirects:
                 return response
@@ -321,16 +298,9 @@ class GuardedClient:
         except InvalidInput:
             raise blocked() from None
         port = int(target.authority_with_port.rpartition(":")[2])
-        if port not in _PUBLIC_PORTS and target.authority_with_port not in self._allowed:
+        if port not in PUBLIC_PORTS and target.authority_with_port not in self._allowed:
             raise blocked()
         return target
-
-
-def blocked() -> IngestFailed:
-    """Return the failure for a URL that may not be fetched; it does not say why, on purpose."""
-    return IngestFailed(
-        LectureFailure.BLOCKED_URL, "The link leads to a place that is not allowed."
-    )
 
 
 def content_type(response: httpx.Response) -> str:
@@ -345,6 +315,12 @@ def origin_of(url: str) -> str | None:
         return parse_web_url(url, "url", max_characters=_MAX_URL_CHARACTERS).origin
     except InvalidInput:
         return None
+
+
+def cookie_of(response: httpx.Response) -> str | None:
+    """Return the Cookie header for more of the answer's URL: ours, and what its chain has set."""
+    cookie: str | None = response.extensions["cookie"]
+    return cookie
 
 
 _HTTPCORE_ERRORS = (
@@ -366,25 +342,15 @@ async def _collected(response: httpx.Response, max_bytes: int, on_bytes: OnBytes
     return plain_body(response, bytes(body), max_bytes)
 
 
+def _is_secret(header: str) -> bool:
+    return header.lower() in {"authorization", "cookie"}
+
+
 def _joined(base: httpx.URL, location: str) -> httpx.URL:
     try:
         return base.join(location)
     except httpx.InvalidURL:
         raise blocked() from None
-
-
-async def _resolve(host: str, port: int, timeout: float | None) -> list[str]:
-    lookup = asyncio.get_running_loop().getaddrinfo
-    try:
-        async with asyncio.timeout(timeout):
-            found = await lookup(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError as error:
-        raise httpcore.ConnectTimeout(str(error)) from error
-    except UnicodeError:
-        raise blocked() from None
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _authority(host: str, port: int) -> str:

@@ -55,6 +55,13 @@ class SourceBusy(IngestFailed):
         )
 
 
+def blocked() -> IngestFailed:
+    """Return the failure for a URL that may not be fetched; it does not say why, on purpose."""
+    return IngestFailed(
+        LectureFailure.BLOCKED_URL, "The link leads to a place that is not allowed."
+    )
+
+
 def login_required() -> IngestFailed:
     """Return the failure that tells the user what helps."""
     return IngestFailed(LectureFailure.LOGIN_REQUIRED, LOGIN_ADVICE)

@@ -17,8 +17,8 @@ from app.domain import LectureFailure
 from app.errors import ConfigurationError, IngestFailed, NotReadyYet
 from app.ingest.child_channel import Message, answering
 from app.ingest.direct_source import names_media
-from app.ingest.guard import GuardedClient, blocked, content_type
-from app.ingest.http_failures import failure_of_status, login_required
+from app.ingest.guard import GuardedClient, content_type
+from app.ingest.http_failures import blocked, failure_of_status, login_required
 from app.ingest.protocols import LectureRequest, MediaLocation, ResolvedLecture, Segment
 from app.ingest.sandbox import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
 from app.ingest.ytdlp_formats import MAX_HEADER_CHARACTERS, MAX_URL_CHARACTERS

@@ -23,6 +23,12 @@ async def redirect(request: Request) -> Response:
     return RedirectResponse(request.query_params["to"], int(request.query_params.get("s", "302")))
 
 
+async def greet(request: Request) -> Response:
+    answer = RedirectResponse(request.query_params["to"])
+    answer.set_cookie("visitor", "1", httponly=True)
+    return answer
+
+
 async def loop(request: Request) -> Response:
     left = int(request.path_params["left"])
     return RedirectResponse(f"/loop/{left - 1}" if left else "/echo")
@@ -46,6 +52,7 @@ APP = Starlette(
     routes=[
         Route("/echo", echo, methods=["GET", "POST"]),
         Route("/redirect", redirect, methods=["GET", "POST"]),
+        Route("/greet", greet),
         Route("/loop/{left:int}", loop),
         Route("/big", big),
         Route("/bomb", bomb),
@@ -115,6 +122,18 @@ async def test_cookies_stay_with_their_origin(client: GuardedClient, server: Ser
 async def test_no_cookie_is_kept_between_requests(client: GuardedClient, server: Serving) -> None:
     await read(client, server.url + "/echo")
     assert "cookie=None" in await read(client, server.url + "/echo")
+
+
+async def test_a_cookie_lives_as_long_as_its_chain_of_redirects(
+    client: GuardedClient, server: Serving
+) -> None:
+    url = f"{server.url}/greet?to=/redirect%3Fto=/echo"
+    assert "cookie=mine=2; visitor=1\n" in await read(client, url, cookie_header="mine=2")
+    assert "cookie=None" in await read(client, server.url + "/echo")
+    elsewhere = f"http://localhost:{server.port}/echo"
+    assert "cookie=None" in await read(client, f"{server.url}/greet?to={elsewhere}")
+    back = f"http://localhost:{server.port}/redirect?to={server.url}/echo"
+    assert "cookie=visitor=1\n" in await read(client, f"{server.url}/greet?to={back}")
 
 
 @pytest.mark.parametrize(

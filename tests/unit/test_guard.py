@@ -1,9 +1,11 @@
 import asyncio
 import socket
+import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -12,6 +14,7 @@ from app.errors import IngestFailed
 from app.ingest.addresses import is_public
 from app.ingest.guard import GuardedClient
 from app.ingest.http_failures import failure_of_status, looks_like_login, retry_after_seconds
+from app.ingest.judged_network import first_connected
 
 INWARD = [
     "127.0.0.1",
@@ -78,7 +81,11 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     addresses: list[str] = []
 
     def answer(host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in addresses]
+        families = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (each, port))
+            for family, each in zip(families, addresses, strict=True)
+        ]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
     return addresses
@@ -107,6 +114,70 @@ async def test_the_connection_goes_to_the_judged_address_and_no_second_answer(
         await _get("http://rebinding.example/")
     assert failure.value.failure is LectureFailure.NETWORK
     assert dialled == ["93.184.215.14"]
+
+
+async def test_every_address_is_tried_the_families_by_turns(
+    resolved: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken IPv6: one address refuses, the next does not answer at all."""
+    six = [f"2606:4700::{number}" for number in range(1, 4)]
+    resolved.extend([*six, "93.184.215.14", "93.184.215.15"])
+    dialled: list[str] = []
+
+    async def dial(address: str, *_: Any, **__: Any) -> Any:
+        dialled.append(address)
+        if address == six[0]:
+            raise ConnectionRefusedError
+        if address == six[1]:
+            await asyncio.Event().wait()
+        raise OSError("no route")
+
+    monkeypatch.setattr("anyio.connect_tcp", lambda **given: dial(given["remote_host"]))
+    monkeypatch.setattr(asyncio, "open_connection", dial)
+    client = GuardedClient(connect_timeout_seconds=2)
+    for ask in (
+        client.read("GET", "http://a.example/", max_bytes=1),
+        client.connect("http://a.example/"),
+    ):
+        dialled.clear()
+        with pytest.raises((IngestFailed, OSError)):
+            await ask
+        assert dialled == [six[0], "93.184.215.14", six[1], "93.184.215.15", six[2]]
+    await client.close()
+
+
+async def test_the_first_connection_is_taken_and_any_other_closed() -> None:
+    both_are_there, closed = asyncio.Event(), []
+
+    async def dial(address: str) -> str:
+        if address == "two":
+            both_are_there.set()
+        await both_are_there.wait()
+        return address
+
+    async def close(connection: str) -> None:
+        closed.append(connection)
+
+    taken = await first_connected(["one", "two"], dial, close)
+    assert {taken, *closed} == {"one", "two"}
+    with pytest.raises(httpcore.ConnectError):
+        await first_connected([], dial, close)
+
+
+async def test_names_that_hang_hold_up_nothing_but_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: may_end.wait())
+    client = GuardedClient(connect_timeout_seconds=0.2)
+    asked = [client.read("GET", f"http://a{n}.example/", max_bytes=1) for n in range(40)]
+    try:
+        failures = await asyncio.gather(*asked, return_exceptions=True)
+        assert {getattr(each, "failure", each) for each in failures} == {LectureFailure.TIMEOUT}
+        assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
+        may_end.set()
+        await client.close()
 
 
 @pytest.mark.parametrize(
