@@ -83,7 +83,7 @@ async def fetch_audio(
         source.forget()
         raise RangesRefused("source_changed") from None
     finally:
-        await source.close()
+        source.close()
 
 
 async def _fetch_into(

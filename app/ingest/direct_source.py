@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.ingest.delivery import kind_of
-from app.ingest.fetch import require_media
 from app.ingest.guard import GuardedClient, content_type, origin_of
 from app.ingest.http_failures import no_recording
 from app.ingest.protocols import LectureRequest, MediaLocation, ResolvedLecture
+from app.ingest.sniffing import media_chunks
 
 _MEDIA_EXTENSIONS = frozenset(
     {".mp4", ".m4a", ".m4v", ".mov", ".mp3", ".aac", ".webm", ".mkv", ".mka", ".ts"}
@@ -56,10 +56,9 @@ async def _sniffed(response: httpx.Response) -> str:
     media_type = content_type(response)
     if media_type in _HLS_TYPES:
         return "hls"
-    require_media(response)
     if media_type.startswith(("video/", "audio/")):
         return "mp4"
-    async for chunk in response.aiter_raw():
+    async for chunk in media_chunks(response):
         if chunk.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"#EXTM3U"):
             return "hls"
         if media_type in _BINARY_TYPES:

@@ -9,7 +9,6 @@ Validators and ranges follow RFC 9110, sections 13.1.5 and 14.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -19,18 +18,19 @@ import structlog
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
-from app.ingest.guard import GuardedClient, content_type
-from app.ingest.http_failures import SourceBusy, login_required, looks_like_login, unknown_form
+from app.ingest.content_range import content_range
+from app.ingest.guard import GuardedClient
+from app.ingest.http_failures import SourceBusy
 from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.patience import PATIENCE, Patience
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress
+from app.ingest.sniffing import media_chunks
 from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _MOST_WANTED_BYTES = 64 * 1024
-_HTML = frozenset({"text/html", "application/xhtml+xml"})
+_WHOLE = frozenset({200, 203})
 
 
 class _SourceChanged(Exception):
@@ -154,8 +154,8 @@ class _FileBody:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the rest of the file once, or raise.
 
-        A source that refuses to go on where another attempt stopped may have trouble with that
-        alone: it is asked, once, for the whole file, and what is there is passed over.
+        A source that refuses to go on may have trouble with that alone: it is asked, once, for the
+        whole file, and what is there is passed over.
         """
         try:
             async with aclosing(self._rest()) as rest:
@@ -174,9 +174,13 @@ class _FileBody:
             raise _ends_early()
 
     def _may_be_for_going_on(self, failure: IngestFailed) -> bool:
-        """Whether the failure may be for the Range; a Retry-After is for everything."""
+        """Whether the failure may be for the Range; a Retry-After is for everything.
+
+        One that would pass is so only where another attempt stopped: this one has met it before.
+        """
         is_idle = 0 < self._began_at == self._offset
-        return is_idle and self._refused and not failure.retry_after_seconds
+        may_be = is_idle or (self._offset > 0 and not failure.transient)
+        return may_be and self._refused and not failure.retry_after_seconds
 
     async def _rest(self) -> AsyncGenerator[bytes, None]:
         """Yield what a source lets through that brings enough each time; idle tries are few.
@@ -229,7 +233,8 @@ class _FileBody:
     async def _news(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """Yield of the answer what is not there yet."""
         there = self._offset if self._is_whole else 0
-        async for chunk in response.aiter_raw():
+        is_new = self._offset == 0
+        async for chunk in media_chunks(response) if is_new else response.aiter_raw():
             old = min(there, len(chunk))
             there -= old
             self.passed_over_bytes += old
@@ -244,17 +249,22 @@ class _FileBody:
         return {"Range": f"bytes={self._offset}-", "If-Range": self._validator}
 
     def _accept(self, response: httpx.Response) -> None:
-        """Check that the answer is media, and the very bytes that come next."""
+        """Check that the answer has the very bytes that come next.
+
+        A 206 that was not asked for may have the whole file, or its beginning.
+        """
         if self._offset and not self._is_whole:
             self._require_continuation(response)
             return
-        if response.status_code != 200:
+        sent = content_range(response.headers) if response.status_code == 206 else None
+        if response.status_code not in _WHOLE and (sent is None or sent.start > 0):
             raise IngestFailed(
                 LectureFailure.SOURCE_NOT_FOUND, "The source does not have the recording."
             )
-        require_media(response)
         length = response.headers.get("content-length", "")
         total = int(length) if length.isascii() and length.isdigit() else None
+        if sent is not None:
+            total = sent.size_bytes
         validator = validator_of(response.headers)
         if self._is_whole and (total, validator) != (self._total, self._validator):
             raise _SourceChanged
@@ -262,10 +272,10 @@ class _FileBody:
         self._require_size(total or 0)
 
     def _require_continuation(self, response: httpx.Response) -> None:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if response.status_code != 206 or not match or int(match[1]) != self._offset:
+        sent = content_range(response.headers)
+        if response.status_code != 206 or sent is None or sent.start != self._offset:
             raise _SourceChanged
-        if match[3] != "*" and self._total not in (None, int(match[3])):
+        if None not in (sent.size_bytes, self._total) and sent.size_bytes != self._total:
             raise _SourceChanged
         if validator_of(response.headers) not in (None, self._validator):
             raise _SourceChanged
@@ -289,24 +299,6 @@ class _FileBody:
         return failure
 
 
-def require_media(response: httpx.Response) -> None:
-    """Raise `IngestFailed` where the answer is a web page, or encoded, and so no media."""
-    require_media_type(content_type(response), str(response.url))
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise unknown_form()
-
-
-def require_media_type(media_type: str, url: str) -> None:
-    """Raise LOGIN_REQUIRED for a page where people sign in, SOURCE_NOT_FOUND for any other page."""
-    if media_type not in _HTML:
-        return
-    if looks_like_login(url):
-        raise login_required()
-    raise IngestFailed(
-        LectureFailure.SOURCE_NOT_FOUND, "The link leads to a web page, not to a recording."
-    )
-
-
 def too_large() -> IngestFailed:
     """Return the failure for a source over MAX_SOURCE_BYTES."""
     return IngestFailed(LectureFailure.TOO_LARGE, "The recording is larger than is accepted.")
@@ -320,7 +312,7 @@ def _ends_early() -> IngestFailed:
 
 def validator_of(headers: Mapping[str, str]) -> str | None:
     """Return what If-Range may carry: a strong ETag, else the date of the last change."""
-    etag = headers.get("etag")
-    if etag is not None:
-        return None if etag.startswith("W/") else etag
-    return headers.get("last-modified")
+    etag = headers.get("etag", "").strip()
+    if etag and not etag.startswith(("W/", "w/")):
+        return etag
+    return headers.get("last-modified") or None

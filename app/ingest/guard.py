@@ -20,6 +20,7 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed, InvalidInput
+from app.ingest.host_limits import HostLimits
 from app.ingest.http_failures import (
     blocked,
     failure_of_error,
@@ -117,6 +118,8 @@ class GuardedClient:
         self._allowed = frozenset(map(_normal_authority, allowed_private_hosts))
         self.headers: Mapping[str, str] = HEADERS
         """What goes with every request, to whatever host."""
+        self.limits = HostLimits()
+        """What is known of how many requests each host bears at once."""
         self._ssl_context = ssl_context or httpx.create_ssl_context()
         self._connect_timeout_seconds = connect_timeout_seconds
         self._backend = JudgingBackend(self._allowed)

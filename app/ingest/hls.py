@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed, NotReadyYet
-from app.ingest.fetch import require_media_type, too_large
+from app.ingest.fetch import too_large
 from app.ingest.guard import GuardedClient, origin_of
 from app.ingest.part_file import Extension, FetchedFile, Version, open_part, source_name
 from app.ingest.patience import PATIENCE, Patience, Retries
 from app.ingest.playlist import MasterPlaylist, MediaPlaylist, Part, SegmentKey, parse_playlist
 from app.ingest.protocols import MediaLocation, Progress, ReportProgress, Run
+from app.ingest.sniffing import require_media
 from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
@@ -145,7 +146,7 @@ async def _load(
         max_bytes=_MAX_PLAYLIST_BYTES,
         cookie_header=location.cookie_header if same else None,
     )
-    require_media_type(fetched.content_type, fetched.url)
+    require_media(fetched.content_type, fetched.url, fetched.body)
     text = fetched.body.decode("utf-8-sig", errors="replace")
     if not text.lstrip().startswith("#EXTM3U"):
         raise _unreadable()
@@ -190,7 +191,7 @@ class _Room:
     """The memory for parts that wait: all but the first in line stop where it is used up."""
 
     def __init__(self, first: int) -> None:
-        self._first = first
+        self.first = first
         self._held: dict[int, int] = {}
         self._changed = asyncio.Condition()
 
@@ -198,17 +199,17 @@ class _Room:
         """Hold so many bytes more of a part, and wait until more may come."""
         self._held[number] = self._held.get(number, 0) + count
         async with self._changed:
-            await self._changed.wait_for(lambda: number == self._first or self._has_room)
+            await self._changed.wait_for(lambda: number == self.first or self._has_room)
 
-    def forget(self, number: int) -> None:
-        """Hold nothing of a part that will be fetched again."""
-        self._held.pop(number, None)
+    def forget(self, number: int) -> int:
+        """Hold nothing of a part that will be fetched again; return how much that was."""
+        return self._held.pop(number, 0)
 
     async def advance(self) -> None:
         """Let go of the first in line; the next takes its place."""
         async with self._changed:
-            self.forget(self._first)
-            self._first += 1
+            self.forget(self.first)
+            self.first += 1
             self._changed.notify_all()
 
     @property
@@ -235,7 +236,7 @@ class _Segments:
         self._retries = Retries(patience)
         self._first = had.parts
         self.received_bytes = had.size_bytes
-        """What was there already, and what has arrived since."""
+        """What was there already, and what has arrived of it since; no byte counts twice."""
         parts = stream.playlist.parts[: had.parts]
         self._done_seconds = math.fsum(part.duration_seconds for part in parts)
         self._done_bytes = had.size_bytes
@@ -264,13 +265,18 @@ class _Segments:
         """Fetch a part, again where that may help, and decrypt it."""
         if part.is_gap:
             return b""
-        body = await self._retries.of(partial(self._fetch, number, part))
+        body = await self._retries.of(
+            partial(self._fetch, number, part),
+            self._client.limits.of(part.url),
+            # The others may hold all places, and wait for the first in line.
+            is_urgent=lambda: number == self._room.first,
+        )
         self._done_seconds += part.duration_seconds
         self._done_bytes += len(body)
         return _decrypted(part, body, await self._key(part.key)) if part.key else body
 
     async def _fetch(self, number: int, part: Part) -> bytes:
-        self._room.forget(number)
+        self.received_bytes -= self._room.forget(number)
         wanted = part.byte_range
         headers = {"Range": wanted.header} if wanted else None
         fetched = await self._client.read(
@@ -282,7 +288,7 @@ class _Segments:
             expect_partial=wanted is not None,
             on_bytes=partial(self._arrived, number),
         )
-        require_media_type(fetched.content_type, fetched.url)
+        require_media(fetched.content_type, fetched.url, fetched.body)
         return fetched.body
 
     async def _arrived(self, number: int, count: int) -> None:
@@ -305,7 +311,11 @@ class _Segments:
         """Fetch each key once, however many segments wait for it."""
         if key.url not in self._keys:
             self._keys[key.url] = asyncio.ensure_future(
-                self._retries.of(partial(self._fetch_key, key.url))
+                self._retries.of(
+                    partial(self._fetch_key, key.url),
+                    self._client.limits.of(key.url),
+                    is_urgent=lambda: True,
+                )
             )
         return await asyncio.shield(self._keys[key.url])
 

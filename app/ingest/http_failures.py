@@ -19,6 +19,7 @@ LOGIN_ADVICE = (
     " stream, and request the lecture again with that stream URL."
 )
 _TRANSIENT_STATUSES = frozenset({408, 425, 429})
+_OVERLOAD_STATUSES = frozenset({429, 503})
 _LOGIN_STATUSES = frozenset({401, 403, 407})
 _NO_SUCH_HOST = frozenset({EAI_NONAME, EAI_NODATA})
 _WORD = re.compile("[a-z0-9]+")
@@ -40,14 +41,38 @@ _LOGIN_WORDS = frozenset(
 _MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 
 
-class SourceBusy(IngestFailed):
-    """The source answered, and the answer is that it is busy or out of order: it passes.
+class Refused(IngestFailed):
+    """The source answered, and with a status of 400 or more.
 
     A connection that drops says nothing of the kind.
     """
 
-    def __init__(self, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        failure: LectureFailure,
+        message: str,
+        *,
+        transient: bool = False,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(
+            failure, message, transient=transient, retry_after_seconds=retry_after_seconds
+        )
+        self.status = status
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether the source has too much to do, whatever it is asked for."""
+        return self.status in _OVERLOAD_STATUSES or self.retry_after_seconds is not None
+
+
+class SourceBusy(Refused):
+    """The answer is that the source is busy or out of order: it passes."""
+
+    def __init__(self, retry_after_seconds: float | None = None, status: int = 503) -> None:
+        super().__init__(
+            status,
             LectureFailure.NETWORK,
             "The source is busy or out of order.",
             transient=True,
@@ -93,14 +118,15 @@ def plain_body(response: httpx.Response, content: bytes, max_bytes: int) -> byte
         raise unknown_form() from None
 
 
-def failure_of_status(response: httpx.Response) -> IngestFailed:
+def failure_of_status(response: httpx.Response) -> Refused:
     """Return what a status of 400 or more means."""
     status = response.status_code
     if status in _LOGIN_STATUSES:
-        return login_required()
+        return Refused(status, LectureFailure.LOGIN_REQUIRED, LOGIN_ADVICE)
     if status in _TRANSIENT_STATUSES or status >= 500:
-        return SourceBusy(retry_after_seconds(response.headers.get("retry-after")))
-    return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The source does not have the recording.")
+        return SourceBusy(retry_after_seconds(response.headers.get("retry-after")), status)
+    message = "The source does not have the recording."
+    return Refused(status, LectureFailure.SOURCE_NOT_FOUND, message)
 
 
 def failure_of_error(error: Exception) -> IngestFailed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.errors import IngestFailed
+from app.ingest.host_limits import HostLimit
 
 T = TypeVar("T")
 
@@ -45,7 +46,8 @@ class Retries:
 
     One pauses for all: while it does, nothing is asked, and after it one asks before the others
     do.  Where so many tries in a row have failed again, whoever made them, nothing more is asked;
-    where all those of one request have, that one fails.
+    where all those of one request have, that one fails.  What a host refuses for being asked too
+    much at once (`HostLimit`) counts for nothing: it is asked again, with fewer beside it.
     """
 
     def __init__(self, patience: Patience) -> None:
@@ -54,33 +56,53 @@ class Retries:
         self._trouble: IngestFailed | None = None
         """What was answered last, where that was no success."""
         self._failed_again = 0
+        self._failures = 0
 
-    async def of(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return what is answered in the end, or raise `IngestFailed`."""
-        tries = 0
+    async def of(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        limit: HostLimit,
+        *,
+        is_urgent: Callable[[], bool] = lambda: False,
+        tries_again: bool = True,
+    ) -> T:
+        """Return what is answered in the end, or raise `IngestFailed`.
+
+        ``limit`` is that of the host that is asked; what ``is_urgent`` does not wait for it.
+        """
+        asked = tries = 0
         while True:
-            await self._pause(tries)
-            try:
-                answer = await ask()
-            except IngestFailed as failure:
-                tries += 1
-                self._note(tries, failure)
-            else:
-                self._trouble, self._failed_again = None, 0
-                return answer
+            await self._pause(asked)
+            async with limit.place(is_urgent) as is_crowding:
+                if self._pausing.locked():  # There was trouble while it waited for its place.
+                    continue
+                failures_before = self._failures
+                try:
+                    answer = await ask()
+                except IngestFailed as failure:
+                    asked += 1
+                    self._failures += 1
+                    if not is_crowding(failure):
+                        tries += 1
+                        self._require_patience(tries, failure, tries_again=tries_again)
+                        self._failed_again += asked > 1
+                    self._trouble = failure
+                else:
+                    if failures_before == self._failures:  # Else it was asked before the trouble.
+                        self._trouble, self._failed_again = None, 0
+                    return answer
 
-    def _note(self, tries: int, failure: IngestFailed) -> None:
-        if not failure.transient or tries > self._patience.tries_without_progress:
+    def _require_patience(self, tries: int, failure: IngestFailed, *, tries_again: bool) -> None:
+        most = self._patience.tries_without_progress if tries_again else 0
+        if not failure.transient or tries > most:
             raise failure
-        self._trouble = failure
-        self._failed_again += tries > 1
 
-    async def _pause(self, tries: int) -> None:
+    async def _pause(self, asked: int) -> None:
         """Wait while another does, and, after a failure, unless the source answers well by now."""
         async with self._pausing:
             self._require_hope()
-            if self._trouble and tries:
-                await self._patience.wait(tries, self._trouble)
+            if self._trouble and asked:
+                await self._patience.wait(asked, self._trouble)
                 self._require_hope()
 
     def _require_hope(self) -> None:

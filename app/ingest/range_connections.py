@@ -16,21 +16,27 @@ from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.guard import Connection, GuardedClient
 from app.ingest.http_failures import failure_of_error, failure_of_status
+from app.ingest.http_heads import MAX_HEAD_BYTES, parse_head
 from app.ingest.playlist import ByteRange
 from app.ingest.protocols import MediaLocation
 from app.ingest.web_url import parse_web_url
 
 _IDLE_SECONDS = 30.0
 _READ_BYTES = 256 * 1024
-_TROUBLE = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
+_TROUBLE = (OSError, asyncio.IncompleteReadError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class PartialContent:
-    """A 206: its headers in lower case, its body, and the seconds from the request to its head."""
+class RangeAnswer:
+    """An answer below 400, or a 416, its headers in lower case.
 
+    ``first_seconds`` is from the request to the head.  ``body`` is None where it was not read: of
+    anything but a 206 with a length up to what was asked for.
+    """
+
+    status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | None
     first_seconds: float
 
 
@@ -42,13 +48,14 @@ class RangeConnections:
         self._url = location.url
         self._head = _request_head(location, client.headers)
         self._idle: list[Connection] = []
+        self._is_closed = False
         self.received_bytes = 0
         """What has arrived of all bodies, those under way included."""
 
-    async def get(self, wanted: ByteRange, validator: str) -> PartialContent | None:
-        """Return the part, or None where the server sends anything but a part.
+    async def get(self, wanted: ByteRange, validator: str) -> RangeAnswer:
+        """Ask for the part.
 
-        Raises `IngestFailed` for a status of 400 or more, and where the connection fails.
+        Raises `Refused` for a status of 400 or more, and `IngestFailed` where the connection fails.
         """
         request = f"{self._head}Range: {wanted.header}\r\nIf-Range: {validator}\r\n\r\n".encode()
         try:
@@ -61,14 +68,13 @@ class RangeConnections:
         except _TROUBLE as error:
             raise failure_of_error(error) from error
 
-    async def close(self) -> None:
-        """Close every connection."""
+    def close(self) -> None:
+        """Abort every connection at once; those under way are, when their requests end."""
+        self._is_closed = True
         while self._idle:
-            await _close(self._idle.pop())
+            _abort(self._idle.pop())
 
-    async def _exchange(
-        self, request: bytes, most: int, idle: asyncio.Timeout
-    ) -> PartialContent | None:
+    async def _exchange(self, request: bytes, most: int, idle: asyncio.Timeout) -> RangeAnswer:
         """Ask over an idle connection, and over a new one where that was closed meanwhile."""
         while self._idle:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -77,27 +83,28 @@ class RangeConnections:
 
     async def _ask(
         self, connection: Connection, request: bytes, most: int, idle: asyncio.Timeout
-    ) -> PartialContent | None:
+    ) -> RangeAnswer:
         reader, writer = connection
         reusable = False
         try:
             sent = time.monotonic()
             writer.write(request)
-            status, headers = _parsed(await reader.readuntil(b"\r\n\r\n"))
+            status, headers = await _read_head(reader)
             first_seconds = time.monotonic() - sent
             if status >= 400 and status != 416:
                 raise failure_of_status(httpx.Response(status, headers=dict(headers)))
             length = headers.get("content-length", "")
-            if status != 206 or not length.isascii() or not length.isdigit() or int(length) > most:
-                return None
+            is_sized = length.isascii() and length.isdigit() and "transfer-encoding" not in headers
+            if status != 206 or not is_sized or int(length) > most:
+                return RangeAnswer(status, headers, None, first_seconds)
             body = await self._body(reader, int(length), idle)
-            reusable = headers.get("connection", "").lower() != "close"
-            return PartialContent(headers, body, first_seconds)
+            reusable = "close" not in headers.get("connection", "").lower()
+            return RangeAnswer(status, headers, body, first_seconds)
         finally:
-            if reusable:
+            if reusable and not self._is_closed:
                 self._idle.append(connection)
             else:
-                await _close(connection)
+                _abort(connection)
 
     async def _body(
         self, reader: asyncio.StreamReader, length: int, idle: asyncio.Timeout
@@ -135,16 +142,26 @@ def _request_head(location: MediaLocation, more: Mapping[str, str]) -> str:
     return "\r\n".join(lines) + "\r\n"
 
 
-def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
-    status_line, *lines = head.decode("latin-1").split("\r\n")
-    version, status, *_ = status_line.split(" ", 2)
-    if not version.startswith("HTTP/1."):
-        raise ValueError("no HTTP/1.1")
-    pairs = (line.partition(":") for line in lines if line)
-    return int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    """Read up to the head of the final answer; two lengths of it are two, and so none."""
+    while True:
+        head = bytearray()
+        while True:
+            line = await reader.readline()
+            if not line.endswith(b"\n") or len(head) > MAX_HEAD_BYTES:
+                raise asyncio.IncompleteReadError(bytes(head), None)
+            head += line
+            if not line.strip(b"\r\n") and head.strip(b"\r\n"):
+                break
+        minor, status, pairs = parse_head(bytes(head))
+        if status >= 200:
+            headers: dict[str, str] = {} if minor == b"1" else {"connection": "close"}
+            for name, value in pairs:
+                text, key = value.decode("latin-1"), name.decode("ascii")
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
+            return status, headers
 
 
-async def _close(connection: Connection) -> None:
-    connection[1].close()
-    with contextlib.suppress(OSError):
-        await connection[1].wait_closed()
+def _abort(connection: Connection) -> None:
+    """Hang up without waiting for anybody, TLS's goodbye included."""
+    connection[1].transport.abort()

@@ -20,15 +20,18 @@ WORTH_IT = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How the source answers: seconds until the first byte, and bytes per second from then on."""
+    """How the source answers: seconds until the first byte, bytes per second from then on, and how
+    many requests at once.
+    """
 
     round_trip_seconds: float
     bytes_per_second: float
+    in_flight: int = IN_FLIGHT
 
     @property
     def request_seconds(self) -> float:
-        """What one more small request costs while `IN_FLIGHT` of them are under way."""
-        return max(self.round_trip_seconds / IN_FLIGHT, WORK_SECONDS)
+        """What one more small request costs while as many as may be are under way."""
+        return max(self.round_trip_seconds / self.in_flight, WORK_SECONDS)
 
     @property
     def gap_bytes(self) -> float:

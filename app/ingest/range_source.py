@@ -1,6 +1,6 @@
 """A file of a server that sends parts of its files: one version of it, and how fast it comes."""
 
-import re
+import asyncio
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,18 +9,21 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.fetch import Begun, require_media, validator_of
-from app.ingest.guard import GuardedClient, origin_of
+from app.ingest.content_range import content_range, size_at_416
+from app.ingest.fetch import Begun, validator_of
+from app.ingest.guard import GuardedClient, content_type, cookie_of
+from app.ingest.http_failures import Refused
 from app.ingest.patience import PATIENCE, Patience, Retries
 from app.ingest.playlist import ByteRange
 from app.ingest.protocols import MediaLocation
-from app.ingest.range_connections import RangeConnections
-from app.ingest.range_plan import Link
+from app.ingest.range_connections import RangeAnswer, RangeConnections
+from app.ingest.range_plan import IN_FLIGHT, Link
+from app.ingest.sniffing import require_media
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _LEAST_MEASURED_BYTES = 32 * 1024
 _SHORTEST_SECONDS = 1e-6
 _SLOWEST_BYTES_PER_SECOND = 1e5
+_TRIES_OF_ODD_ANSWERS = 2
 
 
 class RangesRefused(Exception):
@@ -50,8 +53,8 @@ class _Measured:
 
     reads: list[tuple[float, float, int]] = field(default_factory=list)
 
-    def link(self) -> Link:
-        """Return how the source answers, as far as can be told.
+    def link(self, in_flight: int) -> Link:
+        """Return how the source answers so many requests at once, as far as can be told.
 
         The fastest first byte is the round trip, so that a handshake is left out.  The rate is that
         of the fastest long read.  A body often comes in one burst, after a wait that hid its flow:
@@ -63,7 +66,7 @@ class _Measured:
             for _, whole, size_bytes in self.reads
             if size_bytes >= _LEAST_MEASURED_BYTES
         ]
-        return Link(round_trip, max(rates, default=_SLOWEST_BYTES_PER_SECOND))
+        return Link(round_trip, max(rates, default=_SLOWEST_BYTES_PER_SECOND), in_flight)
 
 
 class RangeSource:
@@ -79,7 +82,10 @@ class RangeSource:
         self._client = client
         self.location = location
         self._retries = Retries(patience)
+        self._limit = client.limits.of(location.url)
         self._connections: RangeConnections | None = None
+        self._all_connections: list[RangeConnections] = []
+        self._renewing = asyncio.Lock()
         self._measured = _Measured()
         self._head = b""
         self.version: FileVersion | None = None
@@ -88,17 +94,17 @@ class RangeSource:
         self.fetched_bytes = 0
         self.size_bytes: int | None = None
         """The whole file's size, as soon as the source has told it."""
-        self._head_bytes = 0
+        self._streamed_bytes = 0
 
     @property
     def received_bytes(self) -> int:
         """What has arrived, of reads under way too; a part that is read again counts again."""
-        return self._head_bytes + (self._connections.received_bytes if self._connections else 0)
+        return self._streamed_bytes + sum(each.received_bytes for each in self._all_connections)
 
     @property
     def link(self) -> Link:
         """How the source answers, by the reads so far."""
-        return self._measured.link()
+        return self._measured.link(self._limit.most_of(IN_FLIGHT))
 
     @property
     def begun(self) -> Begun | None:
@@ -128,21 +134,30 @@ class RangeSource:
             body += more
         return body
 
-    async def close(self) -> None:
-        """Close every connection."""
-        if self._connections:
-            await self._connections.close()
+    def close(self) -> None:
+        """Abort every connection."""
+        for connections in self._all_connections:
+            connections.close()
 
     async def _read_once(self, wanted: ByteRange) -> bytes:
         """Ask once, and again where that may help: not a source that has said nothing yet."""
         if self.version is None:
-            return await self._ask(wanted)
-        try:
-            return await self._retries.of(partial(self._ask, wanted))
-        except IngestFailed as error:
-            if error.failure is LectureFailure.LOGIN_REQUIRED:
-                raise _closed() from None
-            raise
+            try:
+                return await self._retries.of(
+                    partial(self._ask, wanted), self._limit, tries_again=False
+                )
+            except Refused as refusal:
+                if refusal.is_overload:
+                    raise
+                raise RangesRefused(f"status_{refusal.status}") from None
+        for _ in range(_TRIES_OF_ODD_ANSWERS):
+            try:
+                return await self._retries.of(partial(self._ask, wanted), self._limit)
+            except Refused as refusal:
+                raise _end_of_ranges(refusal) from None
+            except RangesRefused as refusal:
+                odd = refusal
+        raise odd
 
     async def _ask(self, wanted: ByteRange) -> bytes:
         sent = time.monotonic()
@@ -154,7 +169,7 @@ class RangeSource:
         return body
 
     async def _read_first(self, wanted: ByteRange) -> tuple[bytes, float, float]:
-        """Ask for the first time: redirects, and whether there are parts at all.
+        """Ask at the address that was given: redirects, and whether there are parts at all.
 
         Where the connection drops, what came is returned: the rest is asked for from there.
         """
@@ -171,64 +186,102 @@ class RangeSource:
             ) as response:
                 # Half of it was the connection's handshake.
                 first_seconds = (time.monotonic() - sent) / 2
-                version = self._first_version(response, wanted)
+                version = self._version_of(response, wanted)
                 self.size_bytes = version.size_bytes
                 async for chunk in response.aiter_raw():
                     body += chunk
-                    self._head_bytes = len(body)
+                    self._streamed_bytes += len(chunk)
                     if len(body) > wanted.length:
                         raise RangesRefused("more_than_asked")
         except IngestFailed as error:
             if not (error.transient and body):
                 raise
-        self.version = version
-        self._connections = RangeConnections(self._client, version.location)
+        if wanted.start == 0:
+            encoding = response.headers.get("content-encoding")
+            require_media(content_type(response), str(response.url), bytes(body), encoding)
+        self._go_to(version)
         return bytes(body), first_seconds, first_seconds
 
-    async def _read_more(self, wanted: ByteRange) -> tuple[bytes, float, float]:
-        """Ask for a part of the same version."""
-        version = self.version
-        if self._connections is None or version is None:
-            raise SourceChanged
-        part = await self._connections.get(wanted, version.validator)
-        if part is None:
-            raise SourceChanged
-        match = _CONTENT_RANGE.fullmatch(part.headers.get("content-range", ""))
-        if match is None or int(match[1]) != wanted.start:
-            raise RangesRefused("other_ranges")
-        if int(match[3]) != version.size_bytes:
-            raise SourceChanged
-        if validator_of(part.headers) not in (None, version.validator):
-            raise SourceChanged
-        return part.body, part.first_seconds, 0.0
-
-    def _first_version(self, response: httpx.Response, wanted: ByteRange) -> FileVersion:
+    def _version_of(self, response: httpx.Response, wanted: ByteRange) -> FileVersion:
+        """Return the version that a first answer is of, and where it came from in the end."""
         if response.status_code == 416:
             raise RangesRefused("empty_file")
-        require_media(response)
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if response.status_code != 206 or match is None:
+        sent = content_range(response.headers)
+        if response.status_code != 206 or sent is None or sent.size_bytes is None:
             raise RangesRefused("no_ranges")
-        if int(match[1]) != wanted.start or int(match[2]) >= wanted.end:
+        if sent.start != wanted.start or sent.end > wanted.end:
             raise RangesRefused("other_ranges")
         validator = validator_of(response.headers)
         if validator is None:
             raise RangesRefused("no_validator")
-        location = _after_redirects(self.location, response)
-        return FileVersion(location, int(match[3]), validator)
+        url, cookie = str(response.url), cookie_of(response)
+        return FileVersion(
+            replace(self.location, url=url, cookie_header=cookie), sent.size_bytes, validator
+        )
+
+    def _go_to(self, version: FileVersion) -> None:
+        """Ask for parts where the redirects led, so that not every one goes the whole way again."""
+        had = self.version
+        if had and (had.size_bytes, had.validator) != (version.size_bytes, version.validator):
+            raise SourceChanged
+        if self._connections:
+            self._connections.close()
+        self.version = version
+        self._limit = self._client.limits.of(version.location.url)
+        self._connections = RangeConnections(self._client, version.location)
+        self._all_connections.append(self._connections)
+
+    async def _read_more(self, wanted: ByteRange) -> tuple[bytes, float, float]:
+        """Ask for a part of the same version."""
+        version, connections = self.version, self._connections
+        if connections is None or version is None:
+            raise SourceChanged
+        try:
+            answer = await connections.get(wanted, version.validator)
+        except Refused as refusal:
+            if refusal.transient or version.location.url == self.location.url:
+                raise
+            return await self._read_anew(wanted, connections)
+        if 300 <= answer.status < 400:
+            return await self._read_anew(wanted, connections)
+        return _part_of(answer, wanted, version), answer.first_seconds, 0.0
+
+    async def _read_anew(
+        self, wanted: ByteRange, expired: RangeConnections
+    ) -> tuple[bytes, float, float]:
+        """Ask at the first address again: what it led to, a signed URL as a rule, has run out."""
+        async with self._renewing:
+            if self._connections is expired:
+                return await self._read_first(wanted)
+        return await self._read_more(wanted)
 
 
-def _after_redirects(location: MediaLocation, response: httpx.Response) -> MediaLocation:
-    """Return where the redirects led, so that not every part goes the whole way again."""
-    url = str(response.url)
-    if url == location.url:
-        return location
-    same = origin_of(url) == origin_of(location.url)
-    return replace(location, url=url, cookie_header=location.cookie_header if same else None)
+def _part_of(answer: RangeAnswer, wanted: ByteRange, version: FileVersion) -> bytes:
+    """Return the part, or raise where it is none, or of another version."""
+    if answer.status == 416 and size_at_416(answer.headers) == version.size_bytes:
+        raise RangesRefused("status_416")
+    validator = validator_of(answer.headers)
+    if answer.status == 200 and validator == version.validator:
+        raise RangesRefused("no_ranges")
+    if answer.status != 206 or validator not in (None, version.validator):
+        raise SourceChanged
+    sent = content_range(answer.headers)
+    if sent is None or sent.start != wanted.start or answer.body is None:
+        raise RangesRefused("other_ranges")
+    if sent.size_bytes not in (None, version.size_bytes):
+        raise SourceChanged
+    if sent.end - sent.start != len(answer.body):
+        raise RangesRefused("other_ranges")
+    return answer.body
 
 
-def _closed() -> IngestFailed:
-    """Return the failure of a file that was open a moment ago: a signed URL ran out, as a rule."""
-    return IngestFailed(
-        LectureFailure.NETWORK, "The source closed while it was read.", transient=True
-    )
+def _end_of_ranges(refusal: Refused) -> Exception:
+    """Return what it means that a source answers parts of a file so, which it had answered well.
+
+    Where it has closed, a signed URL has run out, as a rule: the job will ask for another.
+    """
+    if refusal.failure is LectureFailure.LOGIN_REQUIRED:
+        return IngestFailed(
+            LectureFailure.NETWORK, "The source closed while it was read.", transient=True
+        )
+    return refusal if refusal.is_overload else RangesRefused(f"status_{refusal.status}")

@@ -13,6 +13,7 @@ from app.ingest.downloader import PanoptoDownloader
 from app.ingest.guard import GuardedClient
 from app.ingest.protocols import MediaLocation, Tier
 from app.ingest.range_plan import left_of
+from app.ingest.range_source import RangesRefused
 from app.storage.local import LocalStorage
 from tests.attempts import NEW, Attempts, packets
 from tests.panopto import MIB, files_in
@@ -142,7 +143,7 @@ async def test_ranges_whose_source_fails_leave_nothing(
     async with attempts.overtaken_ranges(recording):
         pass
     recording.faults.media_status = 404
-    with pytest.raises(IngestFailed):
+    with pytest.raises(RangesRefused):
         await attempts.ranges(recording)
     assert await files_in(attempts.scratch) == []
 
