@@ -66,8 +66,10 @@ class Attempts:
         source = RangeSource(self.client, location, patience)
         return await fetch_audio(source, self.scratch, stem, self.reports, AudioOptions(64 * MIB))
 
-    async def get(self, downloader: PanoptoDownloader, *media: MediaLocation) -> DownloadedSource:
-        lecture = ResolvedLecture(None, None, None, media)
+    async def get(
+        self, downloader: PanoptoDownloader, *media: MediaLocation, failed_attempts: int = 0
+    ) -> DownloadedSource:
+        lecture = ResolvedLecture(None, None, None, media, failed_attempts)
         return await download_first(downloader, lecture, self.scratch, NEW, self.reports)
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ from app.ingest.audio_index import AudioIndex, NoAudioIndex, read_audio_index
 from app.ingest.fetch import too_large
 from app.ingest.part_file import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.playlist import ByteRange
-from app.ingest.protocols import Progress, ReportProgress
+from app.ingest.protocols import MediaLocation, Progress, ReportProgress
 from app.ingest.range_plan import IN_FLIGHT, RangePlan, RangeRequest, left_of, plan_ranges
 from app.ingest.range_source import RangeSource, RangesRefused, SourceChanged
 from app.storage.protocol import LocalFiles
@@ -90,7 +90,7 @@ async def _fetch_into(
     part: Part, source: RangeSource, progress: "_Progress", options: AudioOptions
 ) -> None:
     """Read the index anew, which tells whether the part is of this version, and fetch the rest."""
-    found = await part.find(_name_of(source))
+    found = await part.find(audio_ranges_of(source.location))
     if found is not None:
         progress.had_bytes, progress.total_bytes = part.size_bytes, found.size_bytes
     index = await _read_index(source, options, resumed=found is not None)
@@ -129,11 +129,14 @@ def _version_of(source: RangeSource, index: AudioIndex) -> Version:
     digest.update(f"{source.version.validator} {source.version.size_bytes}".encode())
     for span in index.spans:
         digest.update(b" %d-%d" % (span.start, span.end))
-    return Version(_name_of(source), digest.hexdigest(), len(index.header) + index.audio_bytes)
+    return Version(
+        audio_ranges_of(source.location), digest.hexdigest(), len(index.header) + index.audio_bytes
+    )
 
 
-def _name_of(source: RangeSource) -> str:
-    return source_name("audio_ranges", source.location.url)
+def audio_ranges_of(location: MediaLocation) -> str:
+    """Return the name of the location's audio by ranges as a part's source."""
+    return source_name("audio_ranges", location.url)
 
 
 def _plan(source: RangeSource, index: AudioIndex, had_bytes: int) -> RangePlan:

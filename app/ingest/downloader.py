@@ -1,12 +1,13 @@
 """`LectureDownloader`: the sources say what and where, this fetches it by the cheapest way."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.audio_ranges import AudioOptions, fetch_audio
+from app.ingest.audio_ranges import AudioOptions, audio_ranges_of, fetch_audio
 from app.ingest.fetch import fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
 from app.ingest.hls import fetch_stream, open_stream
@@ -71,7 +72,8 @@ class PanoptoDownloader:
 
     async def resolve(self, request: LectureRequest) -> ResolvedLecture:
         """Ask the sources, one after the other, what and where the recording is."""
-        return await resolve_by(self._sources, request)
+        lecture = await resolve_by(self._sources, request)
+        return replace(lecture, failed_attempts=request.failed_attempts)
 
     async def download(
         self,
@@ -110,6 +112,8 @@ class PanoptoDownloader:
         try:
             if location.kind == "podcast":
                 raise RangesRefused("sound_alone")
+            if await _has_ranges_failed(lecture, location, scratch, key_stem):
+                raise RangesRefused("failed_before")
             return await self._fetch_ranges(ranges, location, duration, scratch, key_stem, report)
         except RangesRefused as refusal:
             log.info("audio_ranges_refused", reason=refusal.reason)
@@ -182,6 +186,17 @@ class PanoptoDownloader:
             fetched.file.fetched_bytes,
             fetched.runs,
         )
+
+
+async def _has_ranges_failed(
+    lecture: ResolvedLecture, location: MediaLocation, scratch: LocalFiles, key_stem: str
+) -> bool:
+    """Whether the next attempt takes the whole file: after a failure that left no part to go on
+    with, or after two.
+    """
+    if lecture.failed_attempts != 1:
+        return lecture.failed_attempts > 1
+    return await begun_source(scratch, key_stem) != audio_ranges_of(location)
 
 
 def _duration(segments: tuple[Segment, ...]) -> float:

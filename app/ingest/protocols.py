@@ -30,12 +30,13 @@ class SourceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class LectureRequest:
-    """What a worker needs to fetch one lecture."""
+    """What a worker needs to fetch one lecture; so many attempts at it have failed before."""
 
     lecture_id: UUID
     panopto_url: str
     session_id: str | None
     stream_url: str | None
+    failed_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,15 @@ class ResolvedLecture:
     ``duration_seconds`` is the edited recording's; None where the source tells nothing (a bare
     stream URL).  ``session_id`` is known here even for a ``tid`` link; with a stream URL it is what
     the audio will be confirmed to be once its duration was judged, None where nobody can tell.
-    ``media``: where to fetch, in order of preference.
+    ``media``: where to fetch, in order of preference.  ``failed_attempts`` is the request's: after
+    one, less is asked of the source at once.
     """
 
     session_id: str | None
     title: str | None
     duration_seconds: float | None
     media: tuple["MediaLocation", ...]
+    failed_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,11 @@ class LectureDownloads:
             states.begin_attempt(lecture)
             await self._announce(unit, lecture.id)
             request = LectureRequest(
-                lecture.id, lecture.panopto_url, lecture.panopto_session_id, lecture.stream_url
+                lecture.id,
+                lecture.panopto_url,
+                lecture.panopto_session_id,
+                lecture.stream_url,
+                failed_attempts=lease.attempt,
             )
             attempt = lecture.attempt
             await attempt_files.take_kept(self._scratch, lecture.id, stem)

@@ -167,6 +167,16 @@ async def test_a_busy_source_is_not_asked_for_each_segment_again_and_again(
     assert len(refused) == others + patience.tries_without_progress
 
 
+async def test_bytes_that_come_again_count_once(
+    hls: Hls, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    stored = await hls(simulator.hls_url(recording))
+    size = hls.scratch.path_of(stored.key).stat().st_size
+    recording.faults.cut_after_bytes, recording.faults.cut_times = 20_000, 2
+    await hls(simulator.hls_url(recording), max_bytes=size)
+    assert hls.scratch.path_of(stored.key).stat().st_size == size
+
+
 async def test_a_missing_stream_is_not_found(
     hls: Hls, simulator: PanoptoSimulator, recording: Recording
 ) -> None:

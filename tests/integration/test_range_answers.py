@@ -13,6 +13,7 @@ from starlette.routing import Route
 from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.downloader import PanoptoDownloader
+from app.ingest.fetch import fetch_file
 from app.ingest.guard import GuardedClient
 from app.ingest.playlist import ByteRange
 from app.ingest.protocols import MediaLocation, ResolvedLecture, Tier
@@ -288,3 +289,72 @@ async def test_an_address_that_leads_to_another_file_is_a_source_that_has_change
         with pytest.raises(SourceChanged):
             await source.read(ByteRange(5000, 100))
         source.close()
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+@pytest.mark.parametrize("most", [1, 6])
+async def test_a_host_that_limits_requests_gives_every_part(status: int, most: int) -> None:
+    working = refused = 0
+
+    async def answer(request: Request) -> Response:
+        nonlocal working, refused
+        if working >= most:
+            refused += 1
+            return Response("busy", status)
+        working += 1
+        await asyncio.sleep(0.005)
+        working -= 1
+        return part(*asked_of(request))
+
+    async with answering(answer) as (client, location):
+        source = RangeSource(client, location, IMPATIENT)
+        await source.read_head(100)
+        wanted = [ByteRange(start, 100) for start in range(100, 6500, 100)]
+        parts = await asyncio.gather(*map(source.read, wanted))
+        assert parts == [CONTENT[each.start : each.end] for each in wanted]
+        # The next download of that host keeps to what was learnt.
+        refused = 0
+        other = RangeSource(client, location, IMPATIENT)
+        await other.read_head(100)
+        await asyncio.gather(*map(other.read, wanted))
+        assert refused <= 1
+        source.close()
+        other.close()
+
+
+@pytest.mark.parametrize("refusal", [400, 404, 405, 410, 416])
+async def test_a_source_that_goes_on_with_no_file_is_asked_for_the_whole_once_more(
+    scratch: LocalStorage, refusal: int
+) -> None:
+    asked: list[str | None] = []
+
+    async def answer(request: Request) -> Response:
+        asked.append(request.headers.get("range"))
+        if asked[-1] is not None:
+            return Response(status_code=refusal)
+        if asked.count(None) > 1:
+            return whole()
+        # Cut short: the length is more than what comes.
+        headers = {"etag": '"1"', "content-length": str(SIZE)}
+        return StreamingResponse(in_chunks(0, 5000), 200, headers)
+
+    async with answering(answer) as (client, location):
+        fetched = await fetch_file(
+            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+        )
+    assert scratch.path_of(fetched.key).read_bytes() == CONTENT
+    assert asked[0] is None
+    assert asked[-1] is None
+
+
+async def test_a_part_that_was_not_asked_for_is_gone_on_with(scratch: LocalStorage) -> None:
+    async def answer(request: Request) -> Response:
+        if "range" not in request.headers:
+            return part(0, 5000)
+        return part(*asked_of(request))
+
+    async with answering(answer) as (client, location):
+        fetched = await fetch_file(
+            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+        )
+    assert scratch.path_of(fetched.key).read_bytes() == CONTENT

@@ -192,6 +192,33 @@ async def test_a_part_outlives_the_ways_that_fail_before_its_own(
     assert await files_in(attempts.scratch) == [source.key]
 
 
+@pytest.mark.parametrize(
+    ("failed_attempts", "has_part", "tier"),
+    [
+        (1, True, Tier.AUDIO_RANGES),
+        (1, False, Tier.WHOLE_FILE),
+        (2, True, Tier.WHOLE_FILE),
+    ],
+)
+async def test_an_attempt_after_a_failed_one_takes_the_whole_file(
+    attempts: Attempts,
+    downloader: PanoptoDownloader,
+    simulator: PanoptoSimulator,
+    slow_mp4: Path,
+    failed_attempts: int,
+    has_part: bool,
+    tier: Tier,
+) -> None:
+    recording = slow(simulator, slow_mp4)
+    if has_part:
+        async with attempts.overtaken_ranges(recording):
+            pass
+    location = MediaLocation("mp4", simulator.media_url(recording))
+    source = await attempts.get(downloader, location, failed_attempts=failed_attempts)
+    assert source.tier is tier
+    assert await files_in(attempts.scratch) == [source.key]
+
+
 def _asked_for(record: RequestRecord) -> tuple[int, int]:
     assert record.range is not None
     start, end = record.range.removeprefix("bytes=").split("-")
