@@ -1,7 +1,9 @@
 """How many requests a host bears at once, learnt from what it refuses.
 
-No limit is known at first.  Where a host refuses or drops one of several requests, half as many go
-to it from then on, down to one; all downloads of the process keep to that.
+No limit is known at first.  Where a host refuses or drops one of several requests, and answers it
+well when it is asked again, half as many go to it from then on, down to one; all downloads of the
+process keep to that.  What is never answered well teaches nothing: no link of a stranger slows down
+those of others.
 """
 
 import asyncio
@@ -17,8 +19,6 @@ from app.errors import IngestFailed
 
 log = structlog.get_logger(__name__)
 
-IsCrowding = Callable[[IngestFailed], bool]
-
 _FORGOTTEN_AFTER_SECONDS = 600.0
 _LOOK_AGAIN_SECONDS = 1.0
 _MAX_HOSTS = 1000
@@ -30,7 +30,6 @@ class HostLimit:
     def __init__(self) -> None:
         self._most: int | None = None
         self._learnt_at = 0.0
-        self._halvings = 0
         self._freed = asyncio.Event()
         self.in_flight = 0
 
@@ -43,39 +42,35 @@ class HostLimit:
     @asynccontextmanager
     async def place(
         self, is_urgent: Callable[[], bool] = lambda: False
-    ) -> AsyncIterator[IsCrowding]:
+    ) -> AsyncIterator[Callable[[], int]]:
         """Wait until a request may be sent, or is urgent; it is under way in the block.
 
-        Yields what tells whether the request's failure is a sign of too many at once, which is
-        learnt from; a request that is refused alone is no such sign.
+        Yields what tells how many were under way together with it, itself included.
         """
         while not is_urgent() and self.most_of(self.in_flight + 1) <= self.in_flight:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
                     await self._freed.wait()
         self.in_flight += 1
-        halvings, together = self._halvings, self.in_flight
+        together = self.in_flight
         try:
-            yield lambda failure: self._is_crowding(failure, halvings, together)
+            yield lambda: max(together, self.in_flight)
         finally:
             self.in_flight -= 1
             freed, self._freed = self._freed, asyncio.Event()
             freed.set()
 
-    def _is_crowding(self, failure: IngestFailed, halvings: int, together: int) -> bool:
-        """Judge the failure of a request that was sent after so many halvings, one of so many."""
-        refused = failure.transient or failure.failure is LectureFailure.LOGIN_REQUIRED
-        together = max(together, self.in_flight)
-        if not refused or together == 1:
-            return False
-        if halvings == self._halvings:
-            most = self.most_of(together)
-            if most == 1:
-                return False
-            self._most, self._learnt_at = most // 2, time.monotonic()
-            self._halvings += 1
-            log.info("host_limit_halved", in_flight=together, most=self._most)
-        return True
+    def learn(self, together: int) -> None:
+        """Learn that one of so many requests was refused, which was answered well later."""
+        most = max(1, together // 2)
+        if together > 1 and self.most_of(together) > most:
+            self._most, self._learnt_at = most, time.monotonic()
+            log.info("host_limit_learnt", in_flight=together, most=most)
+
+
+def may_be_crowding(failure: IngestFailed) -> bool:
+    """Whether a host answers so, or not at all, where it is asked too much at once."""
+    return failure.transient or failure.failure is LectureFailure.LOGIN_REQUIRED
 
 
 class HostLimits:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 PUBLIC_PORTS = frozenset({80, 443})
 _RESOLVERS = 8
+_MAX_ADDRESSES = 16
 _NEXT_ADDRESS_SECONDS = 0.25
 """What an address has for itself before the next one is tried as well (RFC 8305, section 8)."""
 
@@ -105,10 +106,10 @@ async def first_connected(
 ) -> T:
     """Return the first connection that comes about (RFC 8305, section 5), and close any other.
 
-    An address is tried where the one before it has failed, or has not answered for a moment.
+    Each (of 16) is tried where the one before it has failed, or has not answered for a moment.
     Raises the last error where none answers.
     """
-    left = deque(addresses)
+    left = deque(addresses[:_MAX_ADDRESSES])
     running: set[asyncio.Future[T]] = set()
     failure: Exception = httpcore.ConnectError("no address")
     try:

@@ -2,14 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from app.errors import IngestFailed
-from app.ingest.host_limits import HostLimit
+from app.ingest.host_limits import HostLimit, may_be_crowding
 
 T = TypeVar("T")
+
+_MOST_DOUBTS = 8
+"""How often one request may be refused among others before that counts; halving takes six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Retries:
     One pauses for all: while it does, nothing is asked, and after it one asks before the others
     do.  Where so many tries in a row have failed again, whoever made them, nothing more is asked;
     where all those of one request have, that one fails.  What a host refuses for being asked too
-    much at once (`HostLimit`) counts for nothing: it is asked again, with fewer beside it.
+    much at once (`HostLimit`) may count for nothing: it is asked again, with fewer beside it.
     """
 
     def __init__(self, patience: Patience) -> None:
@@ -70,11 +74,13 @@ class Retries:
 
         ``limit`` is that of the host that is asked; what ``is_urgent`` does not wait for it.
         """
-        asked = tries = 0
+        asked = tries = doubts = together = 0
         while True:
-            await self._pause(asked)
-            async with limit.place(is_urgent) as is_crowding:
-                if self._pausing.locked():  # There was trouble while it waited for its place.
+            async with (
+                self._turn(asked) as is_alone,
+                limit.place((lambda: True) if is_alone else is_urgent) as how_many,
+            ):
+                if not is_alone and self._pausing.locked():  # Trouble came while it waited.
                     continue
                 failures_before = self._failures
                 try:
@@ -82,7 +88,12 @@ class Retries:
                 except IngestFailed as failure:
                     asked += 1
                     self._failures += 1
-                    if not is_crowding(failure):
+                    together = how_many()
+                    if failure.retry_after_seconds:  # It may be too long to ask again here.
+                        limit.learn(together)
+                    if together > 1 and doubts < _MOST_DOUBTS and may_be_crowding(failure):
+                        doubts += 1
+                    else:
                         tries += 1
                         self._require_patience(tries, failure, tries_again=tries_again)
                         self._failed_again += asked > 1
@@ -90,6 +101,7 @@ class Retries:
                 else:
                     if failures_before == self._failures:  # Else it was asked before the trouble.
                         self._trouble, self._failed_again = None, 0
+                    limit.learn(together)
                     return answer
 
     def _require_patience(self, tries: int, failure: IngestFailed, *, tries_again: bool) -> None:
@@ -97,13 +109,20 @@ class Retries:
         if not failure.transient or tries > most:
             raise failure
 
-    async def _pause(self, asked: int) -> None:
-        """Wait while another does, and, after a failure, unless the source answers well by now."""
+    @asynccontextmanager
+    async def _turn(self, asked: int) -> AsyncIterator[bool]:
+        """Wait while another is tried again; yield whether this is such a try.
+
+        After a failure each is tried again by itself, until one is answered well.
+        """
         async with self._pausing:
             self._require_hope()
             if self._trouble and asked:
                 await self._patience.wait(asked, self._trouble)
                 self._require_hope()
+                yield True
+                return
+        yield False
 
     def _require_hope(self) -> None:
         if self._trouble and self._failed_again >= self._patience.tries_without_progress:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.host_limits import HostLimit, HostLimits
 from app.ingest.http_failures import SourceBusy, login_required
@@ -56,42 +55,70 @@ async def test_a_host_that_bears_all_is_given_all() -> None:
     assert host.most_at_once == 100
 
 
-@pytest.mark.parametrize(
-    "failure", [SourceBusy(), login_required(), IngestFailed(LectureFailure.TOO_LARGE, "Large.")]
-)
-async def test_what_is_refused_alone_is_no_matter_of_how_many(failure: IngestFailed) -> None:
-    limit = HostLimit()
-    async with limit.place() as is_crowding:
-        assert not is_crowding(failure)
+@pytest.mark.parametrize("refusal", [SourceBusy, login_required])
+async def test_what_is_never_answered_well_costs_the_others_nothing(
+    refusal: Callable[[], IngestFailed],
+) -> None:
+    host, bad, limit = Host(1000), Host(0, refusal), HostLimit()
+
+    async def others() -> None:
+        for _ in range(50):
+            await asyncio.gather(*(Retries(QUICK).of(host.ask, limit) for _ in range(20)))
+
+    asking = asyncio.create_task(others())
+    for _ in range(3):
+        with pytest.raises(IngestFailed):
+            await Retries(QUICK).of(bad.ask, limit)
+    assert bad.asked <= 3 * 11
+    await asking
     assert limit.most_of(32) == 32
 
 
-async def test_a_burst_of_refusals_halves_once() -> None:
+async def test_what_is_refused_alone_is_no_matter_of_how_many() -> None:
+    limit, answers = HostLimit(), [SourceBusy(), None]
+
+    async def ask() -> str:
+        if failure := answers.pop(0):
+            raise failure
+        return "well"
+
+    assert await Retries(QUICK).of(ask, limit) == "well"
+    assert limit.most_of(32) == 32
+
+
+@pytest.mark.parametrize(("refused_among", "most"), [([4, 4, 4], 2), ([32, 16, 9], 4), ([2, 1], 1)])
+def test_each_refusal_halves_what_was_too_much(refused_among: list[int], most: int) -> None:
     limit = HostLimit()
-    async with limit.place() as first, limit.place() as second, limit.place(), limit.place():
-        assert first(SourceBusy())
-        assert second(SourceBusy())
-        assert not second(IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "Gone."))
-    assert limit.most_of(32) == 2
+    for together in refused_among:
+        limit.learn(together)
+    assert limit.most_of(32) == most
+
+
+async def test_who_names_a_long_wait_is_asked_less_by_the_next_attempt() -> None:
+    host, limit = Host(3, lambda: SourceBusy(retry_after_seconds=60)), HostLimit()
+    asking = [Retries(QUICK).of(host.ask, limit) for _ in range(8)]
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert any(isinstance(each, SourceBusy) for each in answers)
+    assert limit.most_of(32) < 8
 
 
 async def test_what_is_urgent_waits_for_no_place() -> None:
     limit = HostLimit()
-    async with limit.place() as is_crowding, limit.place():
-        is_crowding(SourceBusy())
+    limit.learn(2)
+    async with limit.place() as how_many:
         async with limit.place(lambda: True):
-            assert limit.in_flight == 3
+            assert limit.in_flight == 2
+            assert how_many() == 2
         waiting = asyncio.create_task(limit.place().__aenter__())
         await asyncio.sleep(0)
-        assert limit.in_flight == 2
+        assert limit.in_flight == 1
         waiting.cancel()
         await asyncio.wait([waiting])
 
 
 async def test_a_limit_is_forgotten_after_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
     limit, now = HostLimit(), time.monotonic()
-    async with limit.place() as is_crowding, limit.place():
-        is_crowding(SourceBusy())
+    limit.learn(2)
     assert limit.most_of(32) == 1
     monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
     assert limit.most_of(32) == 32
