@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 async def ended(work: asyncio.Future[Any]) -> None:
@@ -16,3 +20,12 @@ async def ended(work: asyncio.Future[Any]) -> None:
             await asyncio.wait([work])
     if not work.cancelled():
         work.exception()  # Read, so that it is not reported as forgotten.
+
+
+async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run the call in a thread; where cancelled, it has ended all the same."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await ended(running)

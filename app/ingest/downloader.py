@@ -85,15 +85,13 @@ class PanoptoDownloader:
     ) -> DownloadedSource:
         """Fetch one of the lecture's media, or raise: NO_AUDIO where it names no sound."""
         source = await self._fetch(location, lecture, scratch, key_stem, report)
+        await _require_audio(source, scratch)
         log.info(
             "medium_fetched",
             tier=source.tier.value,
             fetched_bytes=source.fetched_bytes,
             size_bytes=source.size_bytes,
         )
-        if await has_audio_track(scratch.path_of(source.key)) is False:
-            await scratch.delete_file(source.key)
-            raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
         return source
 
     async def _fetch(
@@ -197,6 +195,13 @@ async def _has_ranges_failed(
     if lecture.failed_attempts != 1:
         return lecture.failed_attempts > 1
     return await begun_source(scratch, key_stem) != audio_ranges_of(location)
+
+
+async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:
+    """Raise NO_AUDIO, and leave nothing, where the file's index names no audio track."""
+    if await has_audio_track(scratch.path_of(source.key)) is False:
+        await scratch.delete_file(source.key)
+        raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
 
 
 def _duration(segments: tuple[Segment, ...]) -> float:

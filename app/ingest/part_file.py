@@ -14,16 +14,16 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar, get_args
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 import structlog
 from pydantic import TypeAdapter
 
-from app.cancellation import ended
+from app.cancellation import in_thread
 from app.errors import IngestFailed, NotReadyYet, StorageError
 from app.ingest.sandbox import ChildKilled
 from app.storage.batches import BATCH_BYTES, MAX_BATCH_CHUNKS
@@ -31,9 +31,6 @@ from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 Extension = Literal["mp4", "ts"]
 """Of what a part becomes."""
@@ -232,7 +229,7 @@ class Part:
 
     async def find(self, source: str) -> Version | None:
         """Open what an attempt before left of the source, and return which version it is of."""
-        version = await _in_thread(self._file.find, source)
+        version = await in_thread(self._file.find, source)
         if version is not None:
             log.info("part_found", way=source.partition(":")[0], size_bytes=self.size_bytes)
         return version
@@ -240,7 +237,7 @@ class Part:
     async def begin(self, version: Version | None) -> None:
         """Open an empty part in place of any other; nobody can go on without a version."""
         self._batch, self._batch_bytes = [], 0
-        await _in_thread(self._file.begin, version)
+        await in_thread(self._file.begin, version)
 
     async def require(self, version: Version) -> None:
         """Go on with what was left of this very version, else begin anew."""
@@ -258,14 +255,14 @@ class Part:
 
     async def append_piece(self, piece: bytes) -> None:
         """Write a whole piece, after which a successor may go on."""
-        await _in_thread(self._file.append_piece, piece)
+        await in_thread(self._file.append_piece, piece)
 
     async def publish(self, extension: Extension, fetched_bytes: int) -> FetchedFile:
         """Make the part the object ``{stem}.{extension}``; so many bytes are of this attempt."""
         published = FetchedFile(f"{self._stem}.{extension}", self.size_bytes, fetched_bytes)
         path = await asyncio.to_thread(self._scratch.path_of, published.key)
         await self._write()
-        await _in_thread(self._file.publish, path)
+        await in_thread(self._file.publish, path)
         return published
 
     async def leave(self) -> None:
@@ -274,17 +271,17 @@ class Part:
             await self._write()
         except StorageError:  # Whoever leaves has an error of its own; what was written is sound.
             log.warning("part_left_short", exc_info=True)
-        await _in_thread(self._file.leave)
+        await in_thread(self._file.leave)
 
     async def discard(self) -> None:
         """Leave nothing."""
         self._batch, self._batch_bytes = [], 0
-        await _in_thread(self._file.discard)
+        await in_thread(self._file.discard)
 
     async def _write(self) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if batch:
-            await _in_thread(self._file.append, batch)
+            await in_thread(self._file.append, batch)
 
 
 @contextlib.asynccontextmanager
@@ -327,16 +324,16 @@ async def begun_source(scratch: LocalFiles, stem: str) -> str | None:
     """Return the name of the source of which an attempt before left a part under the stem."""
     file = await asyncio.to_thread(PartFile, scratch, stem)
     try:
-        version = await _in_thread(file.find, None)
+        version = await in_thread(file.find, None)
         return version.source if version else None
     finally:
-        await _in_thread(file.close)
+        await in_thread(file.close)
 
 
 async def discard_part(scratch: LocalFiles, stem: str) -> None:
     """Remove what is left of a part under the stem, whatever it is of."""
     file = await asyncio.to_thread(PartFile, scratch, stem)
-    await _in_thread(file.discard)
+    await in_thread(file.discard)
 
 
 def is_part(key: str) -> bool:
@@ -390,12 +387,3 @@ def _ends_of_whole(ends: bytes, found_bytes: int) -> list[int]:
     if told != sorted(told):
         raise ValueError("pieces end in their order")
     return [end for end in told if end <= found_bytes]
-
-
-async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run the call in a thread; where cancelled, it has ended all the same."""
-    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    finally:
-        await ended(running)

@@ -6,7 +6,6 @@
 It knows no rows: progress goes to a callback, the audio to whoever entered the context.
 """
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 import structlog
 
+from app.cancellation import in_thread
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.http_failures import no_recording
@@ -106,7 +106,7 @@ class AudioPipeline:
             source = await self._downloader.download(alone, piece, self._scratch, stem, report)
             audio = await self._extract(source, piece_key, report)
             require_whole(audio, source, alone)
-            first_byte = await asyncio.to_thread(_append, audio.path, joined)
+            first_byte = await in_thread(_append, audio.path, joined)
             runs.append(Run(first_byte, start_seconds))
         size_bytes = joined.stat().st_size
         return DownloadedSource(joined_key, size_bytes, None, runs=tuple(runs[1:]))
