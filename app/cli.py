@@ -162,8 +162,8 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
     make_data_directory(settings.data_path)
     if not DevelopmentIssuer.has_key(settings.data_path):
         _complain(
-            f"DATA_DIR: no service has run in {settings.data_path} yet, so a new signing key is "
-            "made there; a service with another DATA_DIR answers 401 to this token"
+            f"DATA_DIR: a new signing key is made in {settings.data_path}, since there was none; "
+            "a service with another DATA_DIR answers 401 to this token"
         )
     _say(DevelopmentIssuer.load(settings.data_path).issue(options.user, options.ttl))
     return 0

@@ -7,12 +7,12 @@ turns statement caching on; it saves a parse and a plan per query.
 """
 
 import contextlib
+import logging
 import ssl
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
-import structlog
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import (
 
 from app.errors import ConfigurationError
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
@@ -80,7 +80,7 @@ def make_engine(
     """
     target = _parse(database_url)
     if target.ignored:
-        _log.info("database_url_parameters_ignored", names=" ".join(target.ignored))
+        _log.info("DATABASE_URL: passed over, as of no use here: %s", ", ".join(target.ignored))
     return create_async_engine(
         "postgresql+asyncpg://",
         pool_size=pool_size,

@@ -73,6 +73,17 @@ export async function until(look, what, seconds = 30) {
   }
 }
 
+// A fetch that notes of each request whether it carried the query's text.
+export function watchedFetch() {
+  const whole = [];
+  const watched = (input, init) => {
+    const { searchParams } = new URL(input);
+    whole.push(searchParams.has("query") || Boolean(init.body && JSON.parse(init.body).query));
+    return fetch(input, init);
+  };
+  return { whole, fetch: watched };
+}
+
 // A fetch whose answers, where `isHeld` says so, arrive only once `letGo` has been called.
 export function slowFetch(isHeld) {
   let letGo;

@@ -179,7 +179,7 @@ def test_token_prints_a_token_and_says_where_its_key_is_new(place: Path) -> None
         for _ in range(2)
     )
     assert (first.returncode, len(first.stderr.splitlines())) == (0, 1)
-    assert f"DATA_DIR: no service has run in {place / 'data'} yet" in first.stderr
+    assert f"DATA_DIR: a new signing key is made in {place / 'data'}" in first.stderr
     assert (second.returncode, second.stderr) == (0, "")
     for answer in (first, second):
         assert answer.stdout.count(".") == 2
