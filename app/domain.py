@@ -45,6 +45,20 @@ class LectureFailure(StrEnum):
     INTERNAL = "internal"
 
 
+class FieldErrorCode(StrEnum):
+    """What is wrong with an input field, for clients that have words of their own."""
+
+    REQUIRED = "required"
+    TOO_LONG = "too_long"
+    TOO_SHORT = "too_short"
+    TOO_MANY = "too_many"
+    TOO_LARGE = "too_large"
+    MALFORMED = "malformed"
+    UNSUPPORTED = "unsupported"
+    NOT_FOUND = "not_found"
+    QUOTA = "quota"
+
+
 class JobState(StrEnum):
     """Where a ledger row stands; queued and running are the open ones."""
 

@@ -7,7 +7,7 @@ Services raise them; `schema/error_types.py` turns each into its union member or
 from dataclasses import dataclass
 from uuid import UUID
 
-from app.domain import LectureFailure
+from app.domain import FieldErrorCode, LectureFailure
 
 
 class DomainError(Exception):
@@ -26,6 +26,7 @@ class FieldProblem:
 
     path: tuple[str, ...]
     message: str
+    code: FieldErrorCode
 
 
 class InvalidInput(DomainError):
@@ -38,9 +39,9 @@ class InvalidInput(DomainError):
         self.problems = problems
 
     @classmethod
-    def at(cls, *path: str, message: str) -> "InvalidInput":
+    def at(cls, field: str, message: str, code: FieldErrorCode) -> "InvalidInput":
         """Return the error for one field under ``input``."""
-        return cls(FieldProblem(("input", *path), message))
+        return cls(FieldProblem(("input", field), message, code))
 
 
 class NotFound(DomainError):

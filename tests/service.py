@@ -35,7 +35,7 @@ mutation ($input: RequestLectureDownloadInput!) {
     __typename
     ... on RequestLectureDownloadPayload { created lecture { ...L } }
     ... on Error { message }
-    ... on InvalidInputError { fieldErrors { path message } }
+    ... on InvalidInputError { fieldErrors { path message code } }
   }
 }
 """
@@ -55,7 +55,7 @@ mutation ($input: UploadDocumentInput!) {
     __typename
     ... on UploadDocumentPayload { created document { ...D } }
     ... on Error { message }
-    ... on InvalidInputError { fieldErrors { path message } }
+    ... on InvalidInputError { fieldErrors { path message code } }
   }
 }
 """

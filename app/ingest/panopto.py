@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
+from app.domain import FieldErrorCode
 from app.errors import InvalidInput
 from app.ingest.protocols import SourceIdentity
 from app.ingest.web_url import MAX_URL_CHARACTERS, WebUrl, ascii_host, parse_web_url
@@ -162,7 +163,7 @@ def _joined(base: str, target: str) -> str:
     try:
         return urljoin(base, target)
     except ValueError:
-        raise _refused("The link is not a valid URL.") from None
+        raise _refused("The link is not a valid URL.", FieldErrorCode.MALFORMED) from None
 
 
 def _query(query: str) -> dict[str, list[str]]:
@@ -187,9 +188,9 @@ def _secure_origin(tenant: WebUrl) -> str:
 
 def _short_enough(canonical: str) -> str:
     if len(canonical) > MAX_URL_CHARACTERS:
-        raise _refused("The link is too long.")
+        raise _refused("The link is too long.", FieldErrorCode.TOO_LONG)
     return canonical
 
 
-def _refused(message: str) -> InvalidInput:
-    return InvalidInput.at("panoptoUrl", message=message)
+def _refused(message: str, code: FieldErrorCode = FieldErrorCode.UNSUPPORTED) -> InvalidInput:
+    return InvalidInput.at("panoptoUrl", message, code)

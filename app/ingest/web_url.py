@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 import idna
 
+from app.domain import FieldErrorCode
 from app.errors import InvalidInput
 
 MAX_URL_CHARACTERS = 2048
@@ -68,25 +69,32 @@ def parse_web_url(url: str, field: str, *, max_characters: int = MAX_URL_CHARACT
     """
     text = url.strip()
     if not text:
-        raise InvalidInput.at(field, message="The link is blank.")
+        raise InvalidInput.at(field, "The link is blank.", FieldErrorCode.REQUIRED)
     if len(text) > max_characters:
-        raise InvalidInput.at(field, message="The link is too long.")
+        raise InvalidInput.at(field, "The link is too long.", FieldErrorCode.TOO_LONG)
     if _UNPRINTABLE.search(text):
-        raise InvalidInput.at(field, message="The link contains characters that no link may have.")
+        raise InvalidInput.at(
+            field, "The link contains characters that no link may have.", FieldErrorCode.MALFORMED
+        )
     try:
         parts = urlsplit(text)
         if parts.scheme not in _DEFAULT_PORTS:
-            raise InvalidInput.at(field, message="The link must start with https:// or http://.")
+            code = FieldErrorCode.UNSUPPORTED if parts.scheme else FieldErrorCode.MALFORMED
+            raise InvalidInput.at(field, "The link must start with https:// or http://.", code)
         return _checked(text, parts, field)
     except ValueError:
-        raise InvalidInput.at(field, message="The link is not a valid URL.") from None
+        raise InvalidInput.at(
+            field, "The link is not a valid URL.", FieldErrorCode.MALFORMED
+        ) from None
 
 
 def _checked(text: str, parts: SplitResult, field: str) -> WebUrl:
     if "@" in parts.netloc or "\\" in parts.netloc:
-        raise InvalidInput.at(field, message="The link must not carry a user name or password.")
+        raise InvalidInput.at(
+            field, "The link must not carry a user name or password.", FieldErrorCode.UNSUPPORTED
+        )
     if not parts.hostname:
-        raise InvalidInput.at(field, message="The link names no host.")
+        raise InvalidInput.at(field, "The link names no host.", FieldErrorCode.MALFORMED)
     port = None if parts.port == _DEFAULT_PORTS[parts.scheme] else parts.port
     if port == 0 or parts.netloc.endswith("::"):
         raise ValueError("port")

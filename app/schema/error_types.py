@@ -7,8 +7,11 @@ has.  What no handler takes ends in ``errors[]``.
 import strawberry
 from strawberry.types.field import StrawberryField
 
+from app.domain import FieldErrorCode
 from app.errors import Conflict, InvalidInput, NotFound, RateLimited
 from app.schema.shapes import Error
+
+strawberry.enum(FieldErrorCode, description="What is wrong with an input field; more may come.")
 
 
 @strawberry.type
@@ -19,6 +22,7 @@ class FieldError:
         description="Path of the input field, as ['input', 'panoptoUrl']."
     )
     message: str
+    code: FieldErrorCode
 
 
 @strawberry.type
@@ -32,7 +36,14 @@ class InvalidInputError(Error):
 class NotFoundError(Error):
     """There is no such item, or the viewer may not know that there is."""
 
-    id: strawberry.ID
+    missing_id: strawberry.ID = strawberry.field(
+        description="Not called id: a normalising client would take the error for the thing itself."
+    )
+
+    @classmethod
+    def of(cls, exception: NotFound) -> "NotFoundError":
+        """Return the error in its public shape."""
+        return cls(message=exception.message, missing_id=strawberry.ID(exception.item_id))
 
 
 @strawberry.type(
@@ -56,7 +67,10 @@ class InvalidInputHandler(strawberry.ExceptionHandler[InvalidInput, InvalidInput
         self, exception: InvalidInput, *, field: StrawberryField, info: strawberry.Info
     ) -> InvalidInputError:
         """Return the error in its public shape."""
-        problems = [FieldError(path=list(p.path), message=p.message) for p in exception.problems]
+        problems = [
+            FieldError(path=list(problem.path), message=problem.message, code=problem.code)
+            for problem in exception.problems
+        ]
         return InvalidInputError(message=exception.message, field_errors=problems)
 
 
@@ -67,7 +81,7 @@ class NotFoundHandler(strawberry.ExceptionHandler[NotFound, NotFoundError]):
         self, exception: NotFound, *, field: StrawberryField, info: strawberry.Info
     ) -> NotFoundError:
         """Return the error in its public shape."""
-        return NotFoundError(message=exception.message, id=strawberry.ID(exception.item_id))
+        return NotFoundError.of(exception)
 
 
 class ConflictHandler(strawberry.ExceptionHandler[Conflict, ConflictError]):

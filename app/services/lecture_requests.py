@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Lecture, LectureAlias, UserLecture
-from app.domain import JobKind, LectureFailure, LectureStatus
+from app.domain import FieldErrorCode, JobKind, LectureFailure, LectureStatus
 from app.errors import Conflict, InvalidInput, NotFound
 from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
@@ -304,9 +304,11 @@ def _checked_stream_url(url: str | None) -> str | None:
 
 def _checked_title(title: str | None) -> str | None:
     if title is not None and not is_storable(title):
-        raise InvalidInput.at("title", message="The title has characters that are not text.")
+        raise InvalidInput.at(
+            "title", "The title has characters that are not text.", FieldErrorCode.MALFORMED
+        )
     title = readable(title)
     if title is not None and len(title) > MAX_TITLE_CHARACTERS:
         message = f"The title is longer than {MAX_TITLE_CHARACTERS} characters."
-        raise InvalidInput.at("title", message=message)
+        raise InvalidInput.at("title", message, FieldErrorCode.TOO_LONG)
     return title

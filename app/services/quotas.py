@@ -23,6 +23,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import Document, User, UserDocument
+from app.domain import FieldErrorCode
 from app.errors import InvalidInput, RateLimited
 from app.settings import Settings
 
@@ -184,7 +185,7 @@ async def _limited(
 
 def _no_room(max_bytes: int) -> InvalidInput:
     message = f"Your documents may take {max_bytes} bytes together, and this file exceeds that."
-    return InvalidInput.at("file", message=message)
+    return InvalidInput.at("file", message, FieldErrorCode.QUOTA)
 
 
 async def _or_none(asking: Awaitable[Answer]) -> Answer | None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Document, UserDocument
-from app.domain import JobKind
+from app.domain import FieldErrorCode, JobKind
 from app.errors import InvalidInput, NotFound, ObjectNotFound, RateLimited, StorageError
 from app.services.documents import OwnDocument, get_document
 from app.services.incoming import IncomingFile
@@ -181,14 +181,20 @@ async def _count_pages(unit: UnitOfWork, document_id: UUID, viewer: Viewer) -> N
 def _checked_filename(file: IncomingFile) -> str:
     name = file.filename.strip()
     if not name.lower().endswith(".pdf"):
-        raise InvalidInput.at("file", message="The file's name must end in .pdf.")
+        raise InvalidInput.at(
+            "file", "The file's name must end in .pdf.", FieldErrorCode.UNSUPPORTED
+        )
     if len(name) > MAX_FILENAME_CHARACTERS:
         message = f"The file's name is longer than {MAX_FILENAME_CHARACTERS} characters."
-        raise InvalidInput.at("file", message=message)
+        raise InvalidInput.at("file", message, FieldErrorCode.TOO_LONG)
     if not is_storable(name):
-        raise InvalidInput.at("file", message="The file's name has characters that are not text.")
+        raise InvalidInput.at(
+            "file", "The file's name has characters that are not text.", FieldErrorCode.MALFORMED
+        )
     if file.content_type.split(";")[0].strip().lower() not in _PDF_TYPES:
-        raise InvalidInput.at("file", message="The file's type must be application/pdf.")
+        raise InvalidInput.at(
+            "file", "The file's type must be application/pdf.", FieldErrorCode.UNSUPPORTED
+        )
     return name
 
 
@@ -211,6 +217,6 @@ async def _pdf_only(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _require_pdf(head: bytes) -> None:
     if not head:
-        raise InvalidInput.at("file", message="The file is empty.")
+        raise InvalidInput.at("file", "The file is empty.", FieldErrorCode.REQUIRED)
     if not head.startswith(_PDF_HEADER):
-        raise InvalidInput.at("file", message="The file is not a PDF.")
+        raise InvalidInput.at("file", "The file is not a PDF.", FieldErrorCode.UNSUPPORTED)

@@ -10,9 +10,10 @@ from tests.wait import wait_until
 
 UNKNOWN = str(uuid4())
 UNLINK = """mutation ($id: ID!) { unlinkDocument(id: $id) {
-  __typename ... on UnlinkDocumentPayload { documentId deleted } ... on NotFoundError { id } } }"""
+  __typename ... on UnlinkDocumentPayload { documentId deleted }
+  ... on NotFoundError { missingId } } }"""
 DELETE = """mutation ($id: ID!) { deleteDocument(id: $id) {
-  __typename ... on DeleteDocumentPayload { documentId } ... on NotFoundError { id } } }"""
+  __typename ... on DeleteDocumentPayload { documentId } ... on NotFoundError { missingId } } }"""
 LIST = "{ documents { totalCount nodes { id filename course { code } } } }"
 
 
@@ -78,17 +79,18 @@ async def test_what_is_no_pdf_is_refused_and_nothing_is_stored(
     service: Service, ada: Client
 ) -> None:
     pdf = make_pdf(1)
-    for content, name, declared in (
-        (pdf, "notes.txt", "application/pdf"),
-        (pdf, "notes.pdf", "text/plain"),
-        (b"hello", "notes.pdf", "application/pdf"),
-        (b"\n" + pdf, "notes.pdf", "application/pdf"),
-        (b"", "notes.pdf", "application/pdf"),
-        (pdf, "x" * 300 + ".pdf", "application/pdf"),
+    for content, name, declared, code in (
+        (pdf, "notes.txt", "application/pdf", "UNSUPPORTED"),
+        (pdf, "notes.pdf", "text/plain", "UNSUPPORTED"),
+        (b"hello", "notes.pdf", "application/pdf", "UNSUPPORTED"),
+        (b"\n" + pdf, "notes.pdf", "application/pdf", "UNSUPPORTED"),
+        (b"", "notes.pdf", "application/pdf", "REQUIRED"),
+        (pdf, "x" * 300 + ".pdf", "application/pdf", "TOO_LONG"),
     ):
         answer = await ada.upload(service.course, content, name, declared)
         assert answer["__typename"] == "InvalidInputError", name
-        assert answer["fieldErrors"][0]["path"] == ["input", "file"]
+        (problem,) = answer["fieldErrors"]
+        assert (problem["path"], problem["code"]) == (["input", "file"], code)
     assert (await ada.run(LIST))["totalCount"] == 0
     assert service.stored() == set()
 

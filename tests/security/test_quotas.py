@@ -185,6 +185,7 @@ async def test_stored_bytes_are_limited_and_told(
             refused = await ada.upload(service.course, content)
             assert refused["__typename"] == REFUSED
             assert refused["fieldErrors"][0]["path"] == ["input", "file"]
+            assert refused["fieldErrors"][0]["code"] == "QUOTA"
             assert str(limit) in refused["message"]
             assert service.stored() == {f"documents/{document['id']}.pdf"}
         assert (await ada.upload(service.course, other))["__typename"] == UPLOADED
