@@ -45,6 +45,14 @@ class LectureFailure(StrEnum):
     INTERNAL = "internal"
 
 
+class EventKind(StrEnum):
+    """What happened to an item of a user's."""
+
+    LINKED = "linked"
+    CHANGED = "changed"
+    REMOVED = "removed"
+
+
 class FieldErrorCode(StrEnum):
     """What is wrong with an input field, for clients that have words of their own."""
 

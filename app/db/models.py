@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
 from app.domain import DocumentStatus, DownloadStage, JobState, LectureFailure, LectureStatus
 
@@ -161,6 +161,9 @@ class Lecture(Base):
     course: Mapped[Course | None] = relationship(
         primaryjoin="foreign(Lecture.course_id) == Course.id", viewonly=True, lazy="raise"
     )
+    # No column: whether others use it too, so that the viewer who reads it may not cancel it.
+    # Null where it was not read for a viewer.
+    is_held: Mapped[bool | None] = query_expression()
 
 
 class LectureAlias(Base):

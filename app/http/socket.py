@@ -26,10 +26,10 @@ from app.http.security import OriginPolicy
 from app.http.socket_token import handshake_tokens, payload_token
 from app.http.user_connections import UserConnections
 from app.schema.error_format import format_exception
+from app.schema.limits import OPERATIONS_PER_SOCKET
 from app.settings import Settings
 
 SUBPROTOCOL = "graphql-transport-ws"
-MAX_OPERATIONS = 20
 INIT_SECONDS = 5.0
 
 _MAX_ID_CHARACTERS = 256
@@ -177,8 +177,8 @@ class GraphQLSocket:
             raise _Closed(4401, "Unauthorized")
         if operation_id in self._operations:
             raise _Closed(4409, f"Subscriber for {operation_id[:64]} already exists")
-        if len(self._operations) >= MAX_OPERATIONS:
-            error = BadUserInput(f"A socket runs {MAX_OPERATIONS} operations at most.")
+        if len(self._operations) >= OPERATIONS_PER_SOCKET:
+            error = BadUserInput(f"A socket runs {OPERATIONS_PER_SOCKET} operations at most.")
             await self._send_error(operation_id, [format_exception(error, "")])
             return
         running = self._run(operation_id, request, self._viewer)

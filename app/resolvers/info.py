@@ -2,25 +2,27 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from uuid import UUID
 
 import strawberry
 
 from app.context import GraphQLContext
-from app.db import models
 from app.schema.document_types import Document
-from app.services.documents import OwnDocument, get_document
+from app.services.documents import OwnDocument
 from app.services.file_grants import DOCUMENT_FILE
-from app.services.lectures import get_lecture
 from app.services.ports import Session
 
 Info = strawberry.Info[GraphQLContext, None]
+Answer = TypeVar("Answer")
 
 
-def counter(info: Info, count: Callable[[Session], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
+def counter(
+    info: Info, count: Callable[[Session], Awaitable[Answer]]
+) -> Callable[[], Awaitable[Answer]]:
     """Return a function that counts when it is called, in a session of its own."""
 
-    async def in_own_session() -> int:
+    async def in_own_session() -> Answer:
         async with info.context.session() as session:
             return await count(session)
 
@@ -37,15 +39,3 @@ def document_shape(info: Info) -> Callable[[OwnDocument], Document]:
         return links.sign(DOCUMENT_FILE, document_id, context.viewer.id, expires_at)
 
     return lambda own: Document.from_model(own, sign)
-
-
-async def lecture_by_id(info: Info, lecture_id: UUID) -> models.Lecture | None:
-    """Return the lecture as the viewer may see it."""
-    async with info.context.session() as session:
-        return await get_lecture(session, info.context.viewer, lecture_id)
-
-
-async def document_by_id(info: Info, document_id: UUID) -> OwnDocument | None:
-    """Return the document as the viewer may see it."""
-    async with info.context.session() as session:
-        return await get_document(session, info.context.viewer, document_id)

@@ -1,5 +1,7 @@
 """Mutations: decode, call the service, read what it made.  Errors pass through to the error map."""
 
+from typing import Annotated
+
 import strawberry
 
 from app.resolvers.info import Info, document_shape
@@ -24,11 +26,14 @@ from app.schema.mutation_types import (
     UploadDocumentResult,
 )
 from app.schema.scalars import parse_uuid
+from app.schema.shapes import ItemId
 from app.services import lecture_requests, removal, uploads
+
+_INPUT = strawberry.argument(description="What is asked for.")
 
 
 async def request_lecture_download(
-    info: Info, input: RequestLectureDownloadInput
+    info: Info, input: Annotated[RequestLectureDownloadInput, _INPUT]
 ) -> RequestLectureDownloadResult:
     """Link the viewer to the recording, and queue it where it is new."""
     app = info.context.app
@@ -46,7 +51,7 @@ async def request_lecture_download(
     return RequestLectureDownloadPayload(lecture=lecture, created=requested.created)
 
 
-async def retry_lecture_download(info: Info, id: strawberry.ID) -> RetryLectureDownloadResult:
+async def retry_lecture_download(info: Info, id: ItemId) -> RetryLectureDownloadResult:
     """Queue a FAILED lecture again."""
     context = info.context
     lecture = await lecture_requests.retry_download(
@@ -55,7 +60,7 @@ async def retry_lecture_download(info: Info, id: strawberry.ID) -> RetryLectureD
     return LecturePayload(lecture=Lecture.from_model(lecture))
 
 
-async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectureDownloadResult:
+async def cancel_lecture_download(info: Info, id: ItemId) -> CancelLectureDownloadResult:
     """Stop a lecture that waits or is being downloaded."""
     backends = info.context.app.backends
     lecture = await lecture_requests.cancel_download(
@@ -64,7 +69,9 @@ async def cancel_lecture_download(info: Info, id: strawberry.ID) -> CancelLectur
     return LecturePayload(lecture=Lecture.from_model(lecture))
 
 
-async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocumentResult:
+async def upload_document(
+    info: Info, input: Annotated[UploadDocumentInput, _INPUT]
+) -> UploadDocumentResult:
     """Take in one PDF while it arrives."""
     context, backends = info.context, info.context.app.backends
     uploaded = await uploads.upload_document(
@@ -79,7 +86,7 @@ async def upload_document(info: Info, input: UploadDocumentInput) -> UploadDocum
     return UploadDocumentPayload(document=document, created=uploaded.created)
 
 
-async def unlink_lecture(info: Info, id: strawberry.ID) -> UnlinkLectureResult:
+async def unlink_lecture(info: Info, id: ItemId) -> UnlinkLectureResult:
     """Remove the viewer's own link."""
     backends = info.context.app.backends
     stores = backends.storage, backends.scratch
@@ -88,7 +95,7 @@ async def unlink_lecture(info: Info, id: strawberry.ID) -> UnlinkLectureResult:
     return UnlinkLecturePayload(lecture_id=lecture_id, deleted=gone.deleted)
 
 
-async def unlink_document(info: Info, id: strawberry.ID) -> UnlinkDocumentResult:
+async def unlink_document(info: Info, id: ItemId) -> UnlinkDocumentResult:
     """Remove the viewer's own link."""
     backends = info.context.app.backends
     gone = await removal.unlink_document(
@@ -98,7 +105,7 @@ async def unlink_document(info: Info, id: strawberry.ID) -> UnlinkDocumentResult
     return UnlinkDocumentPayload(document_id=document_id, deleted=gone.deleted)
 
 
-async def delete_lecture(info: Info, id: strawberry.ID) -> DeleteLectureResult:
+async def delete_lecture(info: Info, id: ItemId) -> DeleteLectureResult:
     """Remove the lecture for all users at once."""
     backends = info.context.app.backends
     stores = backends.storage, backends.scratch
@@ -108,7 +115,7 @@ async def delete_lecture(info: Info, id: strawberry.ID) -> DeleteLectureResult:
     return DeleteLecturePayload(lecture_id=strawberry.ID(str(lecture_id)))
 
 
-async def delete_document(info: Info, id: strawberry.ID) -> DeleteDocumentResult:
+async def delete_document(info: Info, id: ItemId) -> DeleteDocumentResult:
     """Remove the document for all users at once."""
     backends = info.context.app.backends
     document_id = await removal.delete_document(

@@ -9,10 +9,11 @@ from app.resolvers.info import Info, document_shape
 from app.schema.document_types import DocumentEvent
 from app.schema.lecture_types import Lecture, LectureEvent
 from app.schema.scalars import parse_uuid
+from app.schema.shapes import ItemId
 from app.services import live
 
 
-async def lecture_status(info: Info, id: strawberry.ID) -> AsyncGenerator[Lecture, None]:
+async def lecture_status(info: Info, id: ItemId) -> AsyncGenerator[Lecture, None]:
     """Yield the lecture now, then at every change, until it has ended."""
     backends = info.context.app.backends
     states = live.watch_lecture(
@@ -39,4 +40,5 @@ async def my_documents(info: Info) -> AsyncGenerator[DocumentEvent, None]:
     async with aclosing(changes):
         async for change in changes:
             document = None if change.item is None else shape(change.item)
-            yield DocumentEvent(document_id=strawberry.ID(str(change.item_id)), document=document)
+            document_id = strawberry.ID(str(change.item_id))
+            yield DocumentEvent(kind=change.kind, document_id=document_id, document=document)

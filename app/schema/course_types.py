@@ -1,12 +1,8 @@
-"""The public shape of a course, and of the viewer."""
-
-from collections.abc import Awaitable, Callable
-from typing import Any
+"""The public shape of a course."""
 
 import strawberry
 
 from app.db import models
-from app.schema.scalars import BigInt
 from app.schema.shapes import Node
 
 
@@ -14,10 +10,10 @@ from app.schema.shapes import Node
 class Course(Node):
     """A course of the catalogue, or one's own."""
 
-    code: str | None
-    title: str | None
-    instructor: str | None
-    is_official: bool
+    code: str | None = strawberry.field(description="As the catalogue has it: 'BIO 101'.")
+    title: str | None = strawberry.field(description="What it is called.")
+    instructor: str | None = strawberry.field(description="Who teaches it, where that is known.")
+    is_official: bool = strawberry.field(description="Whether it is from the catalogue.")
 
     @classmethod
     def from_model(cls, row: models.Course) -> "Course":
@@ -29,24 +25,3 @@ class Course(Node):
             instructor=row.instructor,
             is_official=row.is_official,
         )
-
-
-async def _stored_bytes(root: Any) -> BigInt:
-    return BigInt(await root.sum_up())
-
-
-@strawberry.type
-class Viewer:
-    """Who is asking."""
-
-    id: strawberry.ID
-    is_admin: bool
-    stored_bytes_limit: BigInt | None = strawberry.field(
-        description="How much the viewer's documents may take together; null where nothing limits "
-        "them."
-    )
-    sum_up: strawberry.Private[Callable[[], Awaitable[int]]]
-    stored_bytes: BigInt = strawberry.field(
-        resolver=_stored_bytes,
-        description="The sizes of all documents that the viewer is linked to, summed up.",
-    )

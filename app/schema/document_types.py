@@ -2,29 +2,37 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import strawberry
 
-from app.domain import DocumentStatus
+from app.domain import DocumentStatus, EventKind
 from app.errors import BadUserInput
 from app.schema.course_types import Course
 from app.schema.scalars import BigInt
-from app.schema.shapes import Node
+from app.schema.shapes import Node, expose_enum
 from app.services.documents import OwnDocument
 
-strawberry.enum(DocumentStatus, description="Where a document stands.")
+expose_enum(
+    DocumentStatus,
+    "Where a document stands.",
+    UPLOADED="It is there.",
+    FAILED="It could not be kept.",
+)
 
 MIN_LINK_SECONDS = 30
 MAX_LINK_SECONDS = 3600
 DEFAULT_LINK_SECONDS = 300
 
+TimeToLive = Annotated[
+    int | None, strawberry.argument(description="How long it holds: 30 to 3600 seconds.")
+]
 SignLink = Callable[[UUID, int], str]
 """From a document's id and a time to live in seconds to the signed query string."""
 
 
-def _signed_file_url(root: Any, ttl_seconds: int | None = DEFAULT_LINK_SECONDS) -> str:
+def _signed_file_url(root: Any, ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS) -> str:
     ttl = DEFAULT_LINK_SECONDS if ttl_seconds is None else ttl_seconds
     if not MIN_LINK_SECONDS <= ttl <= MAX_LINK_SECONDS:
         raise BadUserInput(f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}.")
@@ -35,19 +43,23 @@ def _signed_file_url(root: Any, ttl_seconds: int | None = DEFAULT_LINK_SECONDS) 
 class Document(Node):
     """A PDF of a course, shared by everyone linked to it."""
 
-    course_id: UUID
-    course: Course | None
+    course_id: UUID = strawberry.field(description="The course that it was uploaded to.")
+    course: Course | None = strawberry.field(
+        description="Null where the id names no course in the catalogue."
+    )
     filename: str = strawberry.field(description="The name under which the viewer uploaded it.")
-    mime_type: str
-    size_bytes: BigInt
-    page_count: int | None
-    description: str | None
-    status: DocumentStatus
+    mime_type: str = strawberry.field(description="Always application/pdf.")
+    size_bytes: BigInt = strawberry.field(description="How large the file is.")
+    page_count: int | None = strawberry.field(
+        description="Null until it is counted, and where it cannot be."
+    )
+    description: str | None = strawberry.field(description="What it is about; null: not told.")
+    status: DocumentStatus = strawberry.field(description="Where it stands.")
     file_url: str = strawberry.field(
         description="Path on this service that streams the file, for users linked to it and admins."
     )
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime = strawberry.field(description="When it was first uploaded.")
+    updated_at: datetime = strawberry.field(description="When it last changed.")
     sign: strawberry.Private[SignLink]
 
     signed_file_url: str = strawberry.field(
@@ -81,7 +93,8 @@ class Document(Node):
 class DocumentEvent:
     """A change of a document that the viewer is, or was, linked to."""
 
-    document_id: strawberry.ID
+    kind: EventKind = strawberry.field(description="What happened.")
+    document_id: strawberry.ID = strawberry.field(description="Its id.")
     document: Document | None = strawberry.field(
         description="document is null once the viewer has lost it."
     )

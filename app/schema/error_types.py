@@ -9,9 +9,21 @@ from strawberry.types.field import StrawberryField
 
 from app.domain import FieldErrorCode
 from app.errors import Conflict, InvalidInput, NotFound, RateLimited
-from app.schema.shapes import Error
+from app.schema.shapes import Error, expose_enum
 
-strawberry.enum(FieldErrorCode, description="What is wrong with an input field; more may come.")
+expose_enum(
+    FieldErrorCode,
+    "What is wrong with an input field; more may come.",
+    REQUIRED="It is empty.",
+    TOO_LONG="It has more characters than it may.",
+    TOO_SHORT="It has fewer characters than it must.",
+    TOO_MANY="It has more items than it may.",
+    TOO_LARGE="It has more bytes than it may.",
+    MALFORMED="It is not written as it must be.",
+    UNSUPPORTED="It is well written, and nothing that the service takes.",
+    NOT_FOUND="It names nothing that there is.",
+    QUOTA="It would exceed what the viewer may use.",
+)
 
 
 @strawberry.type
@@ -21,15 +33,15 @@ class FieldError:
     path: list[str] = strawberry.field(
         description="Path of the input field, as ['input', 'panoptoUrl']."
     )
-    message: str
-    code: FieldErrorCode
+    message: str = strawberry.field(description="What is wrong with it, for people.")
+    code: FieldErrorCode = strawberry.field(description="The same, for programs.")
 
 
 @strawberry.type
 class InvalidInputError(Error):
     """The input is well-formed but cannot be accepted."""
 
-    field_errors: list[FieldError]
+    field_errors: list[FieldError] = strawberry.field(description="One or more.")
 
 
 @strawberry.type
@@ -46,18 +58,16 @@ class NotFoundError(Error):
         return cls(message=exception.message, missing_id=strawberry.ID(exception.item_id))
 
 
-@strawberry.type(
-    description="The item's state does not allow it, as retrying a lecture that has not failed."
-)
+@strawberry.type
 class ConflictError(Error):
-    """The item's state does not allow it."""
+    """The item's state does not allow it, as retrying a lecture that has not failed."""
 
 
 @strawberry.type
 class RateLimitedError(Error):
     """Too many accepted requests in the window."""
 
-    retry_after_seconds: int
+    retry_after_seconds: int = strawberry.field(description="When one is free again.")
 
 
 class InvalidInputHandler(strawberry.ExceptionHandler[InvalidInput, InvalidInputError]):

@@ -20,6 +20,7 @@ from graphql import (
     GraphQLSchema,
     InlineFragmentNode,
     IntValueNode,
+    ListValueNode,
     NamedTypeNode,
     OperationDefinitionNode,
     SelectionNode,
@@ -49,7 +50,14 @@ MAX_REPEATS = 100
 MAX_LIST_COST = 20_000
 """Fields of an answer, each list's counted as often as its page is long."""
 
+OPERATIONS_PER_SOCKET = 20
+"""Subscriptions that one socket runs at once."""
+
+LINKS_PER_REQUEST = 50
+"""Lectures that one request asks for."""
+
 _PAGE_ARGUMENT = "first"
+_IDS_ARGUMENT = "ids"
 _INTROSPECTION_ROOTS = frozenset({"__schema", "__type"})
 
 
@@ -253,10 +261,12 @@ def _repeatable(selection: SelectionNode) -> str | None:
 
 
 def _page_size(node: FieldNode, field: GraphQLField | None) -> int:
-    """Return how many items the field may answer with: 1 where it is no list with pages.
+    """Return how many items the field may answer with: 1 where it has neither pages nor ids.
 
     A variable may hold the most there is: what is remembered of a document holds for all of them.
     """
+    if field and _IDS_ARGUMENT in field.args:
+        return _ids_asked_for(node)
     page = field.args.get(_PAGE_ARGUMENT) if field else None
     if page is None:
         return 1
@@ -267,6 +277,13 @@ def _page_size(node: FieldNode, field: GraphQLField | None) -> int:
         if argument.name.value == _PAGE_ARGUMENT:
             return MAX_PAGE_SIZE
     return page.default_value if isinstance(page.default_value, int) else MAX_PAGE_SIZE
+
+
+def _ids_asked_for(node: FieldNode) -> int:
+    for argument in node.arguments or ():
+        if argument.name.value == _IDS_ARGUMENT and isinstance(argument.value, ListValueNode):
+            return max(1, min(len(argument.value.values), MAX_PAGE_SIZE))
+    return MAX_PAGE_SIZE
 
 
 def _without_depth(cost: _Cost) -> _Cost:

@@ -22,20 +22,22 @@ from app.schema.scalars import Upload
 class RequestLectureDownloadInput:
     """The link that a student pasted."""
 
-    course_id: UUID
+    course_id: UUID = strawberry.field(description="The course that it is for.")
     panopto_url: str = strawberry.field(description="The viewer link that the browser shows.")
     stream_url: str | None = strawberry.field(
         default=None,
         description="A direct media URL (mp4 or HLS); left out, it is resolved from panoptoUrl.",
     )
-    title: str | None = None
+    title: str | None = strawberry.field(
+        default=None, description="Left out or blank: the recording's own."
+    )
 
 
 @strawberry.type
 class RequestLectureDownloadPayload:
     """The lecture that the viewer is now linked to."""
 
-    lecture: Lecture
+    lecture: Lecture = strawberry.field(description="As it stands now.")
     created: bool = strawberry.field(
         description="False where the course had this recording already: the viewer is now linked "
         "to it."
@@ -44,7 +46,9 @@ class RequestLectureDownloadPayload:
 
 RequestLectureDownloadResult = Annotated[
     RequestLectureDownloadPayload | InvalidInputError | RateLimitedError,
-    strawberry.union("RequestLectureDownloadResult"),
+    strawberry.union(
+        "RequestLectureDownloadResult", description="The lecture, or why it was not asked for."
+    ),
 ]
 
 # retryLectureDownload, cancelLectureDownload
@@ -54,16 +58,18 @@ RequestLectureDownloadResult = Annotated[
 class LecturePayload:
     """The lecture as it stands now."""
 
-    lecture: Lecture
+    lecture: Lecture = strawberry.field(description="As it stands now.")
 
 
 RetryLectureDownloadResult = Annotated[
     LecturePayload | NotFoundError | ConflictError | RateLimitedError,
-    strawberry.union("RetryLectureDownloadResult"),
+    strawberry.union(
+        "RetryLectureDownloadResult", description="The lecture, or why it is not tried again."
+    ),
 ]
 CancelLectureDownloadResult = Annotated[
     LecturePayload | NotFoundError | ConflictError,
-    strawberry.union("CancelLectureDownloadResult"),
+    strawberry.union("CancelLectureDownloadResult", description="The lecture, or why it goes on."),
 ]
 
 # uploadDocument
@@ -73,15 +79,15 @@ CancelLectureDownloadResult = Annotated[
 class UploadDocumentInput:
     """The PDF that a student dropped."""
 
-    course_id: UUID
-    file: Upload
+    course_id: UUID = strawberry.field(description="The course that it is for.")
+    file: Upload = strawberry.field(description="The file, a variable of a multipart request.")
 
 
 @strawberry.type
 class UploadDocumentPayload:
     """The document that the viewer is now linked to."""
 
-    document: Document
+    document: Document = strawberry.field(description="As it stands now.")
     created: bool = strawberry.field(
         description="False where the course had these very bytes already: the viewer is now "
         "linked to them."
@@ -90,7 +96,9 @@ class UploadDocumentPayload:
 
 UploadDocumentResult = Annotated[
     UploadDocumentPayload | InvalidInputError | RateLimitedError,
-    strawberry.union("UploadDocumentResult"),
+    strawberry.union(
+        "UploadDocumentResult", description="The document, or why it was not taken in."
+    ),
 ]
 
 # unlinkLecture, unlinkDocument
@@ -100,7 +108,7 @@ UploadDocumentResult = Annotated[
 class UnlinkLecturePayload:
     """The viewer's link is gone."""
 
-    lecture_id: strawberry.ID
+    lecture_id: strawberry.ID = strawberry.field(description="Its id.")
     deleted: bool = strawberry.field(
         description="True where the viewer was the last one linked, so that lecture and files are "
         "gone."
@@ -108,7 +116,10 @@ class UnlinkLecturePayload:
 
 
 UnlinkLectureResult = Annotated[
-    UnlinkLecturePayload | NotFoundError, strawberry.union("UnlinkLectureResult")
+    UnlinkLecturePayload | NotFoundError,
+    strawberry.union(
+        "UnlinkLectureResult", description="What became of the lecture, or that there is none."
+    ),
 ]
 
 
@@ -116,12 +127,18 @@ UnlinkLectureResult = Annotated[
 class UnlinkDocumentPayload:
     """The viewer's link is gone."""
 
-    document_id: strawberry.ID
-    deleted: bool
+    document_id: strawberry.ID = strawberry.field(description="Its id.")
+    deleted: bool = strawberry.field(
+        description="True where the viewer was the last one linked, so that document and file are "
+        "gone."
+    )
 
 
 UnlinkDocumentResult = Annotated[
-    UnlinkDocumentPayload | NotFoundError, strawberry.union("UnlinkDocumentResult")
+    UnlinkDocumentPayload | NotFoundError,
+    strawberry.union(
+        "UnlinkDocumentResult", description="What became of the document, or that there is none."
+    ),
 ]
 
 # deleteLecture, deleteDocument
@@ -131,11 +148,14 @@ UnlinkDocumentResult = Annotated[
 class DeleteLecturePayload:
     """The lecture is gone for everyone."""
 
-    lecture_id: strawberry.ID
+    lecture_id: strawberry.ID = strawberry.field(description="Its id.")
 
 
 DeleteLectureResult = Annotated[
-    DeleteLecturePayload | NotFoundError, strawberry.union("DeleteLectureResult")
+    DeleteLecturePayload | NotFoundError,
+    strawberry.union(
+        "DeleteLectureResult", description="The id of what is gone, or that there is none."
+    ),
 ]
 
 
@@ -143,9 +163,12 @@ DeleteLectureResult = Annotated[
 class DeleteDocumentPayload:
     """The document is gone for everyone."""
 
-    document_id: strawberry.ID
+    document_id: strawberry.ID = strawberry.field(description="Its id.")
 
 
 DeleteDocumentResult = Annotated[
-    DeleteDocumentPayload | NotFoundError, strawberry.union("DeleteDocumentResult")
+    DeleteDocumentPayload | NotFoundError,
+    strawberry.union(
+        "DeleteDocumentResult", description="The id of what is gone, or that there is none."
+    ),
 ]

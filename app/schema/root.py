@@ -1,9 +1,14 @@
 """The root types: the one place that joins shapes and resolvers."""
 
+import inspect
+from collections.abc import Iterable
+
 import strawberry
+from graphql import GraphQLNamedType
+from strawberry.types.base import StrawberryObjectDefinition
 
 from app.resolvers import mutations, queries, subscriptions
-from app.schema.course_types import Course, Viewer
+from app.schema.course_types import Course
 from app.schema.document_types import Document
 from app.schema.error_types import ERROR_MAP
 from app.schema.lecture_types import Lecture
@@ -18,32 +23,46 @@ from app.schema.mutation_types import (
     UnlinkLectureResult,
     UploadDocumentResult,
 )
-from app.schema.shapes import Connection, Node
+from app.schema.shapes import Connection, LinkedConnection, Node
+from app.schema.viewer_types import Limits, Viewer
 
 
 @strawberry.type
 class Query:
     """Reading."""
 
-    viewer: Viewer = strawberry.field(resolver=queries.viewer)
-    node: Node | None = strawberry.field(resolver=queries.node)
+    viewer: Viewer = strawberry.field(resolver=queries.viewer, description="Who is asking.")
+    limits: Limits = strawberry.field(
+        resolver=queries.limits, description="What a client should know before it asks."
+    )
+    node: Node | None = strawberry.field(
+        resolver=queries.node, description="Null where the viewer may not see it."
+    )
+    nodes: list[Node | None] = strawberry.field(
+        resolver=queries.nodes, description="1 to 100 ids; null where the viewer may not see it."
+    )
     lecture: Lecture | None = strawberry.field(
         resolver=queries.lecture,
         description="Null unless the viewer is linked to it or an admin: a stranger's lecture and "
         "a missing one look the same.",
     )
-    lectures: Connection[Lecture] = strawberry.field(
+    lectures: LinkedConnection[Lecture] = strawberry.field(
         resolver=queries.lectures, description="By when the viewer was linked, newest first."
     )
-    document: Document | None = strawberry.field(resolver=queries.document)
-    documents: Connection[Document] = strawberry.field(
+    document: Document | None = strawberry.field(
+        resolver=queries.document,
+        description="Null unless the viewer is linked to it or an admin, as for a lecture.",
+    )
+    documents: LinkedConnection[Document] = strawberry.field(
         resolver=queries.documents, description="By when the viewer was linked, newest first."
     )
-    course: Course | None = strawberry.field(resolver=queries.course)
+    course: Course | None = strawberry.field(
+        resolver=queries.course, description="Null where the viewer may not see it."
+    )
     courses: Connection[Course] = strawberry.field(
         resolver=queries.courses, description="The catalogue, by code."
     )
-    all_lectures: Connection[Lecture] = strawberry.field(
+    all_lectures: LinkedConnection[Lecture] = strawberry.field(
         resolver=queries.all_lectures, description="Every lecture of every user; admins only."
     )
 
@@ -114,6 +133,17 @@ schema = strawberry.Schema(
     config=schema_config(),
     exception_handlers=ERROR_MAP,
 )
+
+
+def _describe(types: Iterable[GraphQLNamedType]) -> None:
+    """Give each type that has no description its class's docstring."""
+    for kind in types:
+        definition = kind.extensions.get("strawberry-definition")
+        if kind.description is None and isinstance(definition, StrawberryObjectDefinition):
+            kind.description = inspect.getdoc(definition.origin)
+
+
+_describe(schema._schema.type_map.values())
 
 
 def sdl() -> str:

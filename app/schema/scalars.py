@@ -86,6 +86,7 @@ def _upload_literal(_node: ValueNode, _variables: Mapping[str, Any] | None = Non
 SCALARS: Mapping[object, ScalarDefinition] = {
     UUID: strawberry.scalar(
         name="UUID",
+        specified_by_url="https://www.rfc-editor.org/rfc/rfc9562",
         description="A UUID in its canonical text form.",
         serialize=str,
         parse_value=_uuid_value,
@@ -93,6 +94,7 @@ SCALARS: Mapping[object, ScalarDefinition] = {
     ),
     datetime: strawberry.scalar(
         name="DateTime",
+        specified_by_url="https://www.rfc-editor.org/rfc/rfc3339",
         description="A moment in UTC as ISO 8601 tells it, such as 2026-11-01T12:00:00Z.",
         serialize=_datetime_text,
         parse_value=_datetime_value,

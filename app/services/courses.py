@@ -1,5 +1,6 @@
 """The course catalogue, and each user's own courses."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, true
@@ -24,7 +25,15 @@ def visible_to(viewer: Viewer) -> ColumnElement[bool]:
 
 async def get_course(session: AsyncSession, viewer: Viewer, course_id: UUID) -> Course | None:
     """Return the course, or None where there is none that the viewer may see."""
-    return await session.scalar(select(Course).where(Course.id == course_id, visible_to(viewer)))
+    return (await get_courses(session, viewer, [course_id])).get(course_id)
+
+
+async def get_courses(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID]
+) -> dict[UUID, Course]:
+    """Return those of the courses that the viewer may see, by id."""
+    query = select(Course).where(Course.id.in_(ids), visible_to(viewer))
+    return {course.id: course for course in await session.scalars(query)}
 
 
 async def list_courses(

@@ -1,5 +1,6 @@
 """Reading documents: one, a user's, and who may stream the file."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,7 +12,15 @@ from app.auth.viewer import Viewer
 from app.db.models import Course, Document, UserDocument
 from app.services.courses import visible_to
 from app.services.file_grants import FileGrant, Reader
-from app.services.keyset import Page, TimeKey, beyond, decode_time, make_page, page_size
+from app.services.keyset import (
+    Linked,
+    Page,
+    TimeKey,
+    beyond,
+    decode_time,
+    make_page,
+    page_size,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +46,18 @@ async def get_document(
     session: AsyncSession, viewer: Viewer, document_id: UUID
 ) -> OwnDocument | None:
     """Return the document, or None unless the viewer is linked to it or an admin."""
-    query = _as_seen_by(viewer).where(Document.id == document_id)
+    return (await get_documents(session, viewer, [document_id])).get(document_id)
+
+
+async def get_documents(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID]
+) -> dict[UUID, OwnDocument]:
+    """Return those of the documents that the viewer is linked to, an admin all of them, by id."""
+    query = _as_seen_by(viewer).where(Document.id.in_(ids))
     if not viewer.is_admin:
         query = query.where(UserDocument.user_id.is_not(None))
-    row = (await session.execute(query)).one_or_none()
-    return None if row is None else OwnDocument(row[0], row[1] or row[0].filename)
+    rows = await session.execute(query)
+    return {row.id: OwnDocument(row, filename or row.filename) for row, filename in rows}
 
 
 async def get_file_grant(
@@ -77,7 +93,7 @@ async def list_documents(
     course_id: UUID | None,
     first: int | None,
     after: str | None,
-) -> Page[OwnDocument]:
+) -> Page[Linked[OwnDocument]]:
     """Return a page of the viewer's documents by when they were linked, newest first."""
     size, position = page_size(first), decode_time(after)
     course = and_(Course.id == Document.course_id, visible_to(viewer))
@@ -95,7 +111,8 @@ async def list_documents(
         query = query.where(beyond(UserDocument.created_at, UserDocument.document_id, position))
     rows = (await session.execute(query.limit(size + 1))).all()
     keys = [TimeKey(linked_at, document.id) for document, _, linked_at in rows]
-    return make_page([OwnDocument(row[0], row[1]) for row in rows], keys, size, after=after)
+    linked = [Linked(OwnDocument(document, name), at) for document, name, at in rows]
+    return make_page(linked, keys, size, after=after)
 
 
 async def count_documents(session: AsyncSession, viewer: Viewer, course_id: UUID | None) -> int:

@@ -34,6 +34,14 @@ class Page(Generic[Row]):
 
 
 @dataclass(frozen=True, slots=True)
+class Linked(Generic[Row]):
+    """A row of a list, and when the viewer was linked to it; None in lists of everyone's."""
+
+    row: Row
+    linked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class TimeKey:
     """A position in an order by time (newest first) and id."""
 

@@ -136,7 +136,6 @@ async def _changed(unit: UnitOfWork, viewer: Viewer, lecture: Lecture) -> Lectur
     """
     await unit.session.flush()
     await unit.wake_lecture(lecture.id)
-    await unit.session.refresh(lecture)
     read = await get_lecture(unit.session, viewer, lecture.id)
     if read is None:
         raise NotFound("lecture", lecture.id)

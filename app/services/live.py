@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.auth.viewer import Viewer
 from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.db.outages import is_outage
-from app.domain import LectureStatus
+from app.domain import EventKind, LectureStatus
 from app.errors import NotFound
 from app.events.wakeups import Ring, Wakeups
 from app.services.documents import OwnDocument, get_document
@@ -103,10 +103,21 @@ async def watch_lecture(
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[Item]):
-    """An item of the viewer's that changed; None once the viewer has lost it."""
+    """An item of the viewer's that changed; None once the viewer has lost it.
+
+    ``is_new``: nothing was told of it before, nor was it there when the following began.
+    """
 
     item_id: UUID
     item: Item | None
+    is_new: bool
+
+    @property
+    def kind(self) -> EventKind:
+        """Return what happened to it."""
+        if self.item is None:
+            return EventKind.REMOVED
+        return EventKind.LINKED if self.is_new else EventKind.CHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +155,11 @@ async def _changes(
 ) -> list[Change[Item]]:
     current = await feed.versions(session, viewer, rung)
     return [
-        Change(id_, await feed.read(session, viewer, id_) if id_ in current else None)
+        Change(
+            id_,
+            await feed.read(session, viewer, id_) if id_ in current else None,
+            is_new=id_ not in known,
+        )
         for id_ in _changed(known, current, rung)
     ]
 

@@ -12,8 +12,8 @@ from tests.service import Client, Service
 
 WATCH = """subscription ($id: ID!) { lectureStatus(id: $id) {
   id status revision progress { stage downloadedBytes totalBytes percent } } }"""
-MY_LECTURES = "subscription { myLectures { lectureId lecture { id status revision } } }"
-MY_DOCUMENTS = "subscription { myDocuments { documentId document { id filename pageCount } } }"
+MY_LECTURES = "subscription { myLectures { kind lectureId lecture { id status revision } } }"
+MY_DOCUMENTS = "subscription { myDocuments { kind documentId document { id filename pageCount } } }"
 UNLINK = "mutation ($id: ID!) { unlinkLecture(id: $id) { __typename } }"
 UNLINK_DOCUMENT = "mutation ($id: ID!) { unlinkDocument(id: $id) { __typename } }"
 
@@ -110,16 +110,18 @@ async def test_my_lectures_tells_every_change_and_the_loss(
             event = (await socket.next())["data"]["myLectures"]
             assert event["lectureId"] == lecture_id
             assert event["lecture"]["revision"] > revision
+            assert event["kind"] == ("CHANGED" if revision else "LINKED")
             revision = event["lecture"]["revision"]
             if event["lecture"]["status"] == "COMPLETED":
                 break
         await ada.run(UNLINK, id=lecture_id)
         event = (await socket.next())["data"]["myLectures"]
-        assert event == {"lectureId": lecture_id, "lecture": None}
+        assert event == {"kind": "REMOVED", "lectureId": lecture_id, "lecture": None}
         # Bob heard nothing of it: his first event is his own lecture's.
         mine = (await bob.request(service.course, url))["lecture"]["id"]
         event = (await other.next())["data"]["myLectures"]
         assert event["lectureId"] == mine != lecture_id
+        assert event["kind"] == "LINKED"
 
 
 async def test_my_documents_tells_page_counts_links_and_losses(
@@ -132,17 +134,21 @@ async def test_my_documents_tells_page_counts_links_and_losses(
         await socket.receive()
         pdf = make_pdf(2)
         document_id = (await ada.upload(service.course, pdf))["document"]["id"]
+        kinds = []
         while True:
             event = (await socket.next())["data"]["myDocuments"]
             assert event["documentId"] == document_id
+            kinds.append(event["kind"])
             if event["document"]["pageCount"] == 2:
                 break
+        assert kinds in (["LINKED"], ["LINKED", "CHANGED"])
         await ada.upload(service.course, pdf, "renamed.pdf")
         event = (await socket.next())["data"]["myDocuments"]
         assert event["document"]["filename"] == "renamed.pdf"
+        assert event["kind"] == "CHANGED"
         await ada.run(UNLINK_DOCUMENT, id=document_id)
         event = (await socket.next())["data"]["myDocuments"]
-        assert event == {"documentId": document_id, "document": None}
+        assert event == {"kind": "REMOVED", "documentId": document_id, "document": None}
 
 
 async def test_an_admin_who_unlinks_has_lost_it_too(
@@ -159,4 +165,4 @@ async def test_an_admin_who_unlinks_has_lost_it_too(
         await socket.receive()
         await admin.run(UNLINK, id=lecture_id)
         event = (await socket.next())["data"]["myLectures"]
-        assert event == {"lectureId": lecture_id, "lecture": None}
+        assert event == {"kind": "REMOVED", "lectureId": lecture_id, "lecture": None}

@@ -1,6 +1,7 @@
 """What each operation asks of the database: no query per row, and nothing that was not selected."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
@@ -19,7 +20,7 @@ from app.services.quotas import Allowance
 from app.settings import Settings
 
 ROWS = 30
-LECTURES = "{ lectures(first: 30) { nodes { id title status course { code title } } } }"
+LECTURES = "{ lectures(first: 30) { nodes { id title viewerCanCancel course { code title } } } }"
 DOCUMENTS = "{ documents(first: 30) { nodes { id filename course { code } signedFileUrl } } }"
 
 
@@ -101,6 +102,20 @@ async def test_a_page_with_its_courses_is_one_query(backends: Backends, viewer: 
             assert len(statements) == 1, statements
 
 
+async def test_nodes_are_one_query_a_type(backends: Backends, viewer: Viewer) -> None:
+    ids = []
+    for query, name in ((LECTURES, "lectures"), (DOCUMENTS, "documents")):
+        async with running(backends, viewer, query) as (data, _):
+            ids += [node["id"] for node in data[name]["nodes"]]  # type: ignore[index]
+    wanted = json.dumps([*ids, str(uuid4()), *ids[:9]])
+    async with running(backends, viewer, f"{{ nodes(ids: {wanted}) {{ id }} }}") as result:
+        data, statements = result
+        found = data["nodes"]
+        assert isinstance(found, list)
+        assert [node and node["id"] for node in found] == [*ids, None, *ids[:9]]
+        assert len(statements) == 3, statements
+
+
 async def test_the_total_is_counted_only_where_it_is_selected(
     backends: Backends, viewer: Viewer
 ) -> None:
@@ -114,6 +129,9 @@ async def test_the_total_is_counted_only_where_it_is_selected(
 async def test_the_viewer_needs_no_query(backends: Backends, viewer: Viewer) -> None:
     async with running(backends, viewer, "{ viewer { id isAdmin } }") as (_, statements):
         assert statements == []
+    counts = "{ viewer { lectureCounts { status count } } }"
+    async with running(backends, viewer, counts) as (_, statements):
+        assert len(statements) == 1
 
 
 async def test_twenty_fields_of_one_user_leave_most_of_the_pool_alone(

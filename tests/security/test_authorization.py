@@ -28,7 +28,9 @@ FORBIDDEN = ("FORBIDDEN", "FORBIDDEN", "value")
 # What each role gets, in the order of ROLES; anonymous requests get 401 everywhere.
 RULES: dict[str, tuple[str, str, str]] = {
     "Query.viewer": ("value", "value", "value"),
+    "Query.limits": ("value", "value", "value"),
     "Query.node": HIDDEN,
+    "Query.nodes": HIDDEN,
     "Query.lecture": HIDDEN,
     "Query.lectures": OWN,
     "Query.document": HIDDEN,
@@ -53,10 +55,12 @@ FIELDS = {
     "Course": "id code title instructor isOfficial",
     "Lecture": "id courseId course panoptoSessionId panoptoUrl title durationSeconds status failure"
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
-    " updatedAt",
+    " updatedAt viewerCanRetry viewerCanCancel",
     "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
     " fileUrl signedFileUrl createdAt updatedAt",
-    "Viewer": "id isAdmin storedBytes storedBytesLimit",
+    "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
+    "LectureStatusCount": "status count",
+    "Limits": "maxUploadBytes operationsPerSocket linksPerRequest maxPageSize",
     "DownloadProgress": "stage downloadedBytes totalBytes percent",
 }
 ROOTS = {"Query": SCHEMA.query_type, "Mutation": SCHEMA.mutation_type}
@@ -110,6 +114,8 @@ class Stage:
     def variables(self, operation: str, taken: set[str]) -> dict[str, Any]:
         if taken == {"id"}:
             return {"id": self.document if "ocument" in operation else self.lecture}
+        if taken == {"ids"}:
+            return {"ids": [self.document if "ocument" in operation else self.lecture]}
         if not taken:
             return {}
         url = f"http://{self.service.simulator.host_port}/Panopto/Pages/Viewer.aspx?id={uuid4()}"
@@ -154,6 +160,8 @@ def outcome_of(status: int, answer: dict[str, Any]) -> str:
         code: str = error["extensions"]["code"]
         return code
     (value,) = answer["data"].values()
+    if isinstance(value, list):
+        (value,) = value
     if value is None:
         return "null"
     if "nodes" in value:

@@ -166,6 +166,16 @@ def test_a_page_counts_as_often_as_it_is_long() -> None:
     assert "20000 fields" in _refusal(variable)
 
 
+def test_ids_count_as_often_as_there_are() -> None:
+    schema = build_schema("type Query { id: ID nodes(ids: [ID!]!): [Query]! }")
+    checker = DocumentChecker(schema, introspection=False)
+    nested = "{ nodes(ids: [%s]) { nodes(ids: $ids) { id nodes(ids: [1]) { id } } } }"
+    query = "query ($ids: [ID!]!) " + nested
+    checker.check(query % ", ".join(["1"] * 50))
+    assert "20000 fields" in _refusal(query % ", ".join(["1"] * 100), checker)
+    assert "20000 fields" in _refusal((query % "").replace("[]", "$ids"), checker)
+
+
 def test_the_services_own_lists_have_room_for_every_use() -> None:
     checker = DocumentChecker(studybuddy._schema, introspection=False)
     fields = "id title status durationSeconds createdAt course { code title } progress { percent }"

@@ -7,8 +7,10 @@ from graphql import (
     GraphQLInputObjectType,
     GraphQLInterfaceType,
     GraphQLObjectType,
+    GraphQLScalarType,
     GraphQLUnionType,
     build_schema,
+    is_specified_scalar_type,
 )
 
 from app.domain import DownloadStage, LectureFailure, LectureStatus
@@ -47,6 +49,9 @@ def _differences(name, promised, ours):  # type: ignore[no-untyped-def]
     elif isinstance(promised, GraphQLUnionType):
         if [t.name for t in promised.types] != [t.name for t in ours.types]:
             yield f"{name}: {ours.types}"
+    elif isinstance(promised, GraphQLScalarType):
+        if promised.specified_by_url != ours.specified_by_url:
+            yield f"{name}: {ours.specified_by_url}"
     elif isinstance(promised, GraphQLEnumType) and list(promised.values) != list(ours.values):
         yield f"{name}: {list(ours.values)}"
 
@@ -61,6 +66,20 @@ def _field_differences(name, promised, ours):  # type: ignore[no-untyped-def]
             yield f"{name}({argument_name}): {own and own.type}"
         elif own.default_value != argument.default_value:
             yield f"{name}({argument_name}) = {own.default_value}"
+
+
+def test_everything_has_a_description() -> None:
+    bare = []
+    for name, kind in OURS.type_map.items():
+        if name.startswith("__") or is_specified_scalar_type(kind):
+            continue
+        parts = {name: kind}
+        for member, part in {**getattr(kind, "fields", {}), **getattr(kind, "values", {})}.items():
+            parts[f"{name}.{member}"] = part
+            for argument, taken in getattr(part, "args", {}).items():
+                parts[f"{name}.{member}({argument})"] = taken
+        bare += [each for each, part in parts.items() if not part.description]
+    assert bare == []
 
 
 def test_enums_are_the_words_of_the_domain() -> None:
