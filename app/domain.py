@@ -41,6 +41,7 @@ class LectureFailure(StrEnum):
     TRUNCATED = "truncated"
     TIMEOUT = "timeout"
     NETWORK = "network"
+    BLOCKED_CONTENT = "blocked_content"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
 

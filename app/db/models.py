@@ -206,6 +206,7 @@ class Document(Base):
     page_count: Mapped[int | None]
     description: Mapped[str | None]
     status: Mapped[DocumentStatus] = mapped_column(server_default=DocumentStatus.UPLOADED.value)
+    revision: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()
 

@@ -58,6 +58,10 @@ class Document(Node):
     file_url: str = strawberry.field(
         description="Path on this service that streams the file, for users linked to it and admins."
     )
+    revision: int = strawberry.field(
+        description="Grows with every change of the document, the viewer's own name for it "
+        "included; a client drops an event whose revision it has passed."
+    )
     created_at: datetime = strawberry.field(description="When it was first uploaded.")
     updated_at: datetime = strawberry.field(description="When it last changed.")
     sign: strawberry.Private[SignLink]
@@ -83,6 +87,7 @@ class Document(Node):
             description=row.description,
             status=row.status,
             file_url=f"/api/documents/{row.id}/file",
+            revision=row.revision,
             created_at=row.created_at,
             updated_at=row.updated_at,
             sign=sign,

@@ -40,6 +40,7 @@ expose_enum(
     TRUNCATED="Less of it is there than the source says.",
     TIMEOUT="It took too long.",
     NETWORK="The source could not be reached, or kept breaking off.",
+    BLOCKED_CONTENT="The virus scanner refused it.",
     CANCELLED="Somebody cancelled it.",
     INTERNAL="The service failed.",
 )

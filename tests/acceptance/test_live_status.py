@@ -13,7 +13,8 @@ from tests.service import Client, Service
 WATCH = """subscription ($id: ID!) { lectureStatus(id: $id) {
   id status revision progress { stage downloadedBytes totalBytes percent } } }"""
 MY_LECTURES = "subscription { myLectures { kind lectureId lecture { id status revision } } }"
-MY_DOCUMENTS = "subscription { myDocuments { kind documentId document { id filename pageCount } } }"
+MY_DOCUMENTS = """subscription { myDocuments {
+  kind documentId document { id filename pageCount revision } } }"""
 UNLINK = "mutation ($id: ID!) { unlinkLecture(id: $id) { __typename } }"
 UNLINK_DOCUMENT = "mutation ($id: ID!) { unlinkDocument(id: $id) { __typename } }"
 
@@ -142,10 +143,13 @@ async def test_my_documents_tells_page_counts_links_and_losses(
             if event["document"]["pageCount"] == 2:
                 break
         assert kinds in (["LINKED"], ["LINKED", "CHANGED"])
+        revision = event["document"]["revision"]
+        assert revision == 2
         await ada.upload(service.course, pdf, "renamed.pdf")
         event = (await socket.next())["data"]["myDocuments"]
         assert event["document"]["filename"] == "renamed.pdf"
         assert event["kind"] == "CHANGED"
+        assert event["document"]["revision"] == revision + 1
         await ada.run(UNLINK_DOCUMENT, id=document_id)
         event = (await socket.next())["data"]["myDocuments"]
         assert event == {"kind": "REMOVED", "documentId": document_id, "document": None}

@@ -136,6 +136,33 @@ async def test_a_real_change_raises_revision_by_one_and_updated_at(
         assert again == after, assignment
 
 
+async def test_a_documents_change_raises_its_revision(connection: AsyncConnection) -> None:
+    row_id = await insert_document(connection)
+    before, after = await update(connection, "documents", row_id, "page_count = 3")
+    assert (before["revision"], after["revision"]) == (1, 2)
+    _, again = await update(connection, "documents", row_id, "page_count = 3")
+    assert again == after
+
+
+async def test_a_users_new_name_raises_the_revision_alone(connection: AsyncConnection) -> None:
+    user_id = await insert_any(connection, "users")
+    document_id, other_id = await insert_document(connection), await insert_document(connection)
+    for each in (document_id, other_id):
+        await connection.execute(
+            text("INSERT INTO user_documents VALUES (:user_id, :document_id, 'mine.pdf')"),
+            {"user_id": user_id, "document_id": each},
+        )
+    before = await row_of(connection, "documents", document_id)
+    for filename, revision in (("mine.pdf", 1), ("yours.pdf", 2), ("yours.pdf", 2)):
+        await connection.execute(
+            text("UPDATE user_documents SET filename = :name WHERE document_id = :id"),
+            {"name": filename, "id": document_id},
+        )
+        after = await row_of(connection, "documents", document_id)
+        assert after == before | {"revision": revision}
+    assert (await row_of(connection, "documents", other_id))["revision"] == 1
+
+
 async def test_revision_cannot_be_set(connection: AsyncConnection) -> None:
     row_id = await insert_lecture(connection)
     _, after = await update(connection, "lectures", row_id, "revision = -5")

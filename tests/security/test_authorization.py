@@ -57,7 +57,7 @@ FIELDS = {
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
     " updatedAt viewerCanRetry viewerCanCancel",
     "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
-    " fileUrl signedFileUrl createdAt updatedAt",
+    " fileUrl signedFileUrl revision createdAt updatedAt",
     "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
     "LectureStatusCount": "status count",
     "Limits": "maxUploadBytes operationsPerSocket linksPerRequest maxPageSize",
