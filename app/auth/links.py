@@ -30,6 +30,16 @@ def load_secret(settings: Settings) -> bytes:
     return read_or_create(settings.data_path / "secret-key", lambda: secrets.token_bytes(32))
 
 
+def steady_expiry(now: float, ttl_seconds: int) -> int:
+    """Return when a link that lives for so long, and is asked for now, expires: since the epoch.
+
+    The lives of links begin at multiples of half their length: whoever asks again within the first
+    half of one gets that very link, whichever process answers, and at least half of it is left.
+    """
+    half = ttl_seconds // 2
+    return int(now) // half * half + ttl_seconds
+
+
 class LinkSigner:
     """Signs and checks the query strings of file links."""
 

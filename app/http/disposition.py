@@ -16,7 +16,7 @@ _UNSAFE = frozenset('"\\/%')
 _ATTRIBUTE_CHARACTERS = "!#$&+-.^_`|~"
 
 
-def inline_disposition(filename: str) -> str:
+def content_disposition(filename: str, *, attachment: bool = False) -> str:
     """Return the header value: ASCII, one line, whatever the filename holds.
 
     The plain form stands in for clients that do not know RFC 8187; the extended form is added
@@ -24,7 +24,7 @@ def inline_disposition(filename: str) -> str:
     """
     name = _presentable(filename)
     plain = _plain(name)
-    value = f'inline; filename="{plain}"'
+    value = f'{"attachment" if attachment else "inline"}; filename="{plain}"'
     if plain == name:
         return value
     return f"{value}; filename*=UTF-8''{quote(name, safe=_ATTRIBUTE_CHARACTERS)}"

@@ -1,4 +1,7 @@
-"""`GET`, `HEAD /api/documents/{id}/file`: a document's bytes, for a session or a signed link."""
+"""`GET`, `HEAD /api/documents/{id}/file`: a document's bytes, for a session or a signed link.
+
+With ``download=1`` they are an attachment.
+"""
 
 import asyncio
 import contextlib
@@ -17,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from app.auth.links import LinkSigner
 from app.errors import NotFound, ObjectNotFound
 from app.http.authentication import carries_signature
-from app.http.disposition import inline_disposition
+from app.http.disposition import content_disposition
 from app.http.ranges import (
     Decision,
     NotModified,
@@ -65,7 +68,10 @@ async def _answer(request: Request, access: FileAccess) -> Response:
     grant = await access.lookup(_reader(request, access.signer, document_id), document_id)
     if grant is None:
         raise NotFound("document", document_id)
-    if access.delivery == "redirect" and (url := await _url_of(request, access, grant)):
+    is_download = request.query_params.get("download") == "1"
+    disposition = content_disposition(grant.filename, attachment=is_download)
+    presented = Presentation(grant.mime_type, disposition, _CACHING)
+    if access.delivery == "redirect" and (url := await _url_of(request, access, grant, presented)):
         await _require_object(access.storage, grant, document_id)
         # Another request gets another URL; ranges and validators are for the store to judge.
         return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
@@ -73,18 +79,19 @@ async def _answer(request: Request, access: FileAccess) -> Response:
     decision = decide(request.method, request.headers, target)
     if not isinstance(decision, Whole | Part):
         return _bodiless(decision, target)
-    stored = _StoredFile(access.storage, grant, target, decision, document_id)
+    stored = _StoredFile(access.storage, grant, target, decision, disposition, document_id)
     return await stored.head() if request.method == "HEAD" else stored
 
 
-async def _url_of(request: Request, access: FileAccess, grant: FileGrant) -> str | None:
+async def _url_of(
+    request: Request, access: FileAccess, grant: FileGrant, presented_as: Presentation
+) -> str | None:
     """Return a URL at which the store serves the file by itself, or None where it has none."""
-    presentation = Presentation(grant.mime_type, inline_disposition(grant.filename), _CACHING)
     return await access.storage.get_file_url(
         grant.storage_key,
         _REDIRECT_SECONDS,
         method="HEAD" if request.method == "HEAD" else "GET",
-        presented_as=presentation,
+        presented_as=presented_as,
     )
 
 
@@ -149,11 +156,12 @@ class _StoredFile(Response):
         grant: FileGrant,
         target: Representation,
         decision: Whole | Part,
+        disposition: str,
         document_id: UUID,
     ) -> None:
         part = decision if isinstance(decision, Part) else Part(0, target.size_bytes)
         headers = _validators(target) | {
-            "Content-Disposition": inline_disposition(grant.filename),
+            "Content-Disposition": disposition,
             "Content-Length": str(part.end - part.start),
         }
         status = 200

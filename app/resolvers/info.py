@@ -1,6 +1,5 @@
 """What every resolver is given, and the few things that they all do with it."""
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
@@ -33,8 +32,7 @@ def document_shape(info: Info) -> Callable[[OwnDocument], Document]:
     """Return the function that gives a document its public shape for this viewer."""
     context = info.context
 
-    def sign(document_id: UUID, ttl_seconds: int) -> str:
-        expires_at = int(time.time()) + ttl_seconds
+    def sign(document_id: UUID, expires_at: int) -> str:
         links = context.app.links
         return links.sign(DOCUMENT_FILE, document_id, context.viewer.id, expires_at)
 

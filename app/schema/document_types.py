@@ -1,12 +1,14 @@
 """The public shape of a document, and of what happens to it."""
 
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import strawberry
 
+from app.auth.links import steady_expiry
 from app.domain import DocumentStatus, EventKind
 from app.errors import BadUserInput
 from app.schema.course_types import Course
@@ -29,14 +31,40 @@ TimeToLive = Annotated[
     int | None, strawberry.argument(description="How long it holds: 30 to 3600 seconds.")
 ]
 SignLink = Callable[[UUID, int], str]
-"""From a document's id and a time to live in seconds to the signed query string."""
+"""From a document's id and when its link expires, since the epoch, to the signed query string."""
 
 
-def _signed_file_url(root: Any, ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS) -> str:
+@strawberry.type
+class SignedLink:
+    """Asked for again within the first half of its life it is the same link."""
+
+    url: str = strawberry.field(
+        description="Path on this service; whoever holds it reads the file, without a token."
+    )
+    expires_at: datetime = strawberry.field(
+        description="When it ends: after half of the time that was asked for, up to all of it."
+    )
+
+
+def _signed_file(
+    root: Any,
+    ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS,
+    download: Annotated[
+        bool | None, strawberry.argument(description="Whether the answer is an attachment.")
+    ] = False,
+) -> SignedLink:
     ttl = DEFAULT_LINK_SECONDS if ttl_seconds is None else ttl_seconds
     if not MIN_LINK_SECONDS <= ttl <= MAX_LINK_SECONDS:
         raise BadUserInput(f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}.")
-    return f"{root.file_url}?{root.sign(UUID(root.id), ttl)}"
+    expires_at = steady_expiry(time.time(), ttl)
+    url = f"{root.file_url}?{root.sign(UUID(root.id), expires_at)}"
+    if download:
+        url += "&download=1"
+    return SignedLink(url=url, expires_at=datetime.fromtimestamp(expires_at, UTC))
+
+
+def _signed_file_url(root: Any, ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS) -> str:
+    return _signed_file(root, ttl_seconds).url
 
 
 @strawberry.type
@@ -66,10 +94,14 @@ class Document(Node):
     updated_at: datetime = strawberry.field(description="When it last changed.")
     sign: strawberry.Private[SignLink]
 
+    signed_file: SignedLink = strawberry.field(
+        resolver=_signed_file,
+        description="A link that lets anyone who holds it read the file until it expires: for "
+        "pages and tabs that cannot send a token.",
+    )
     signed_file_url: str = strawberry.field(
         resolver=_signed_file_url,
-        description="The same with a signature that lets anyone who holds the link read the file "
-        "until it expires: for links and tabs that cannot send a token. 30 to 3600 seconds.",
+        description="The url of signedFile.",
     )
 
     @classmethod

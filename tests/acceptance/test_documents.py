@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 from tests.pdfs import make_pdf
@@ -151,6 +153,37 @@ async def test_a_signed_link_reads_the_file_until_its_user_loses_it(
     assert (await service.http.get(from_admin)).status_code == 200
     await ada.run(UNLINK, id=document["id"])
     assert (await service.http.get(link)).status_code == 404
+
+
+async def test_a_signed_link_stays_the_same_and_says_when_it_ends(
+    service: Service, ada: Client
+) -> None:
+    pdf = make_pdf(1)
+    document_id = (await ada.upload(service.course, pdf, "notes.pdf"))["document"]["id"]
+    query = """query ($id: ID!, $ttl: Int, $download: Boolean) { document(id: $id) {
+      signedFile(ttlSeconds: $ttl, download: $download) { url expiresAt }
+      signedFileUrl(ttlSeconds: $ttl) } }"""
+    hour = {"id": document_id, "ttl": 3600}
+
+    async def same() -> Any:  # unless its half hour ended in between
+        first, second = await ada.run(query, **hour), await ada.run(query, **hour)
+        return first if first == second else None
+
+    answer = await wait_until(same, "two answers of one half hour")
+    assert answer["signedFileUrl"] == answer["signedFile"]["url"]
+    left = datetime.fromisoformat(answer["signedFile"]["expiresAt"]) - datetime.now(UTC)
+    assert timedelta(minutes=29) < left <= timedelta(hours=1)
+    read = await service.http.get(answer["signedFile"]["url"])
+    assert (read.content, read.headers["content-disposition"]) == (
+        pdf,
+        'inline; filename="notes.pdf"',
+    )
+    saved = (await ada.run(query, **hour, download=True))["signedFile"]["url"]
+    read = await service.http.get(saved)
+    assert (read.content, read.headers["content-disposition"]) == (
+        pdf,
+        'attachment; filename="notes.pdf"',
+    )
 
 
 async def test_the_last_one_out_removes_the_file(

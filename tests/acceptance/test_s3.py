@@ -234,6 +234,9 @@ async def test_a_file_is_read_from_the_bucket_itself(
     assert (whole.status_code, whole.content) == (200, pdf)
     assert whole.headers["content-type"] == "application/pdf"
     assert whole.headers["content-disposition"].startswith('inline; filename="Uber')
+    redirect = await ada.get(document["fileUrl"] + "?download=1")
+    saved = await service.http.get(redirect.headers["location"])
+    assert saved.headers["content-disposition"].startswith('attachment; filename="Uber')
     part = await service.http.get(location, headers={"Range": "bytes=0-4"})
     assert (part.status_code, part.content) == (206, b"%PDF-")
     head = await service.http.head(document["signedFileUrl"])

@@ -57,10 +57,11 @@ FIELDS = {
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
     " updatedAt viewerCanRetry viewerCanCancel",
     "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
-    " fileUrl signedFileUrl revision createdAt updatedAt",
+    " fileUrl signedFile signedFileUrl revision createdAt updatedAt",
     "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
     "LectureStatusCount": "status count",
     "Limits": "maxUploadBytes operationsPerSocket linksPerRequest maxPageSize",
+    "SignedLink": "url expiresAt",
     "DownloadProgress": "stage downloadedBytes totalBytes percent",
 }
 ROOTS = {"Query": SCHEMA.query_type, "Mutation": SCHEMA.mutation_type}

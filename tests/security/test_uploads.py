@@ -116,9 +116,9 @@ async def test_polyglots_are_pdfs_to_every_browser(service: Service, ada: Client
     ],
 )
 async def test_no_filename_breaks_out(name: str) -> None:
-    from app.http.disposition import inline_disposition
+    from app.http.disposition import content_disposition
 
-    value = inline_disposition(name)
+    value = content_disposition(name)
     assert value.isascii()
     assert value.isprintable()
     assert value.count('"') == 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.http.disposition import inline_disposition
+from app.http.disposition import content_disposition
 
 # RFC 6266 with RFC 8187: one quoted string without escapes, and one extended value.
 GRAMMAR = re.compile(
@@ -40,20 +40,20 @@ GRAMMAR = re.compile(
     ],
 )
 def test_known_names(filename: str, value: str) -> None:
-    assert inline_disposition(filename) == value
+    assert content_disposition(filename) == value
 
 
 @settings(max_examples=500)
 @given(st.text(st.characters() | st.sampled_from("\"\\;%/'\r\n\x00é"), max_size=300))
 def test_no_filename_breaks_out(filename: str) -> None:
-    value = inline_disposition(filename)
+    value = content_disposition(filename)
     assert GRAMMAR.fullmatch(value)
     assert len(value.encode("ascii")) < 4096
 
 
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=100))
 def test_the_extended_form_tells_the_whole_name(name: str) -> None:
-    _, separator, extended = inline_disposition(f"{name}.pdf").partition("filename*=UTF-8''")
+    _, separator, extended = content_disposition(f"{name}.pdf").partition("filename*=UTF-8''")
     if separator:
         assert unquote(extended) == f"{name}.pdf"
     else:
@@ -61,4 +61,11 @@ def test_the_extended_form_tells_the_whole_name(name: str) -> None:
 
 
 def test_a_long_name_keeps_its_suffix() -> None:
-    assert inline_disposition("x" * 5000 + ".pdf").endswith('x.pdf"')
+    assert content_disposition("x" * 5000 + ".pdf").endswith('x.pdf"')
+
+
+def test_an_attachment_differs_by_that_word_alone() -> None:
+    inline = content_disposition("Übung 1.pdf")
+    assert content_disposition("Übung 1.pdf", attachment=True) == inline.replace(
+        "inline", "attachment", 1
+    )

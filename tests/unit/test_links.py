@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.auth.links import LinkSigner, load_secret
+from app.auth.links import LinkSigner, load_secret, steady_expiry
 from app.errors import Unauthenticated
 from app.settings import load_settings
 
@@ -69,6 +69,19 @@ def test_it_holds_for_one_document_of_one_kind_and_one_secret() -> None:
     refused(DOCUMENT, signed(), kind="audio")
     refused(DOCUMENT, signed(), LinkSigner(b"another secret"))
     refused(DOCUMENT, {})
+
+
+@given(st.integers(0, 2**33), st.integers(30, 3600))
+def test_a_link_is_the_same_for_the_first_half_of_its_life(born: int, ttl: int) -> None:
+    born -= born % (ttl // 2)
+    assert steady_expiry(born, ttl) == born + ttl
+    assert steady_expiry(born + ttl // 2 - 0.01, ttl) == born + ttl
+    assert steady_expiry(born + ttl // 2, ttl) == born + ttl // 2 + ttl
+
+
+@given(st.floats(0, 2**33), st.integers(30, 3600))
+def test_at_least_half_of_a_links_life_is_left(now: float, ttl: int) -> None:
+    assert ttl / 2 < steady_expiry(now, ttl) - int(now) <= ttl
 
 
 @given(st.dictionaries(st.sampled_from(["expires", "user", "signature"]), st.text()))
