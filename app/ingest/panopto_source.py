@@ -41,7 +41,7 @@ class PanoptoSource:
         if delivery is None:
             return None
         stream = await location_of(self._client, request.stream_url)
-        is_named = any(location.url == stream.url for location in delivery.media)
+        is_named = any(each.url == stream.url and not each.then for each in delivery.media)
         if not is_named and delivery.duration_seconds is None:
             delivery = dataclasses.replace(delivery, session_id=None)
         edited = dataclasses.replace(stream, segments=_segments_of(stream.url, delivery))
