@@ -9,12 +9,12 @@ that was taken over matches no row.  All of it is single statements in ordinary 
 session state, so a transaction-mode PgBouncer may stand in between.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import CursorResult, func, text, update
+from sqlalchemy import CursorResult, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -93,13 +93,24 @@ async def move_up(session: AsyncSession, kind: JobKind, subject_id: UUID, user_i
 
 async def close_job(session: AsyncSession, kind: JobKind, subject_id: UUID) -> UUID | None:
     """Cancel the open job of the subject, if any; return its id so that its holder can be rung."""
-    statement = (
-        update(Job)
-        .where(Job.kind == kind, Job.subject_id == subject_id, _OPEN)
-        .values(state=JobState.CANCELLED, lease_token=None, lease_until=None)
-        .returning(Job.id)
-    )
-    return (await session.execute(statement)).scalar()
+    closed = await close_jobs(session, kind, [subject_id])
+    return closed[0] if closed else None
+
+
+async def close_jobs(
+    session: AsyncSession, kind: JobKind, subject_ids: Collection[UUID]
+) -> Sequence[UUID]:
+    """Cancel the open jobs of the subjects; return their ids so that their holders can be rung.
+
+    Locks them in the order of their ids, as a heartbeat does, so that the two wait in no ring.
+    """
+    open_jobs = select(Job.id).where(Job.kind == kind, Job.subject_id.in_(subject_ids), _OPEN)
+    ids = (await session.scalars(open_jobs.order_by(Job.id).with_for_update())).all()
+    if ids:
+        closed = update(Job).where(Job.id.in_(ids))
+        values = {"state": JobState.CANCELLED, "lease_token": None, "lease_until": None}
+        await session.execute(closed.values(values))
+    return ids
 
 
 _CLAIM = text(CLAIM)
@@ -150,9 +161,14 @@ def claim_parameters(
 _HEARTBEAT = text(
     """
     UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_seconds)
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
-    WHERE jobs.id = held.id AND jobs.lease_token = held.token
-      AND jobs.lease_until > to_timestamp(0)
+    FROM (
+        SELECT jobs.id, held.token FROM jobs
+        JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
+          ON jobs.id = held.id AND jobs.lease_token = held.token
+        WHERE jobs.lease_until > to_timestamp(0)
+        ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+    ) AS held
+    WHERE jobs.id = held.id
     RETURNING held.token
     """
 )

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import strawberry
 
+from app.errors import NotFound
 from app.resolvers.info import Info, document_shape
+from app.schema.error_types import NotFoundError
 from app.schema.lecture_types import Lecture
 from app.schema.mutation_types import (
     CancelLectureDownloadResult,
@@ -19,8 +21,12 @@ from app.schema.mutation_types import (
     RetryLectureDownloadResult,
     UnlinkDocumentPayload,
     UnlinkDocumentResult,
+    UnlinkDocumentsPayload,
+    UnlinkDocumentsResult,
     UnlinkLecturePayload,
     UnlinkLectureResult,
+    UnlinkLecturesPayload,
+    UnlinkLecturesResult,
     UploadDocumentInput,
     UploadDocumentPayload,
     UploadDocumentResult,
@@ -29,6 +35,7 @@ from app.schema.scalars import parse_uuid
 from app.schema.shapes import ItemId
 from app.services import lecture_requests, removal, uploads
 
+Ids = Annotated[list[strawberry.ID], strawberry.argument(description="1 to 100 ids.")]
 _INPUT = strawberry.argument(description="What is asked for.")
 
 
@@ -91,8 +98,7 @@ async def unlink_lecture(info: Info, id: ItemId) -> UnlinkLectureResult:
     backends = info.context.app.backends
     stores = backends.storage, backends.scratch
     gone = await removal.unlink_lecture(backends.work, *stores, info.context.viewer, parse_uuid(id))
-    lecture_id = strawberry.ID(str(gone.item_id))
-    return UnlinkLecturePayload(lecture_id=lecture_id, deleted=gone.deleted)
+    return _unlinked_lecture(gone)
 
 
 async def unlink_document(info: Info, id: ItemId) -> UnlinkDocumentResult:
@@ -101,8 +107,40 @@ async def unlink_document(info: Info, id: ItemId) -> UnlinkDocumentResult:
     gone = await removal.unlink_document(
         backends.work, backends.storage, info.context.viewer, parse_uuid(id)
     )
-    document_id = strawberry.ID(str(gone.item_id))
-    return UnlinkDocumentPayload(document_id=document_id, deleted=gone.deleted)
+    return _unlinked_document(gone)
+
+
+async def unlink_lectures(info: Info, ids: Ids) -> UnlinkLecturesResult:
+    """Remove the viewer's own links."""
+    backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
+    stores = backends.storage, backends.scratch
+    removals = await removal.unlink_lectures(backends.work, *stores, info.context.viewer, wanted)
+    results = [
+        _unlinked_lecture(gone) if gone else NotFoundError.of(NotFound("lecture", asked))
+        for asked, gone in zip(wanted, removals, strict=True)
+    ]
+    return UnlinkLecturesPayload(results=results)
+
+
+async def unlink_documents(info: Info, ids: Ids) -> UnlinkDocumentsResult:
+    """Remove the viewer's own links."""
+    backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
+    removals = await removal.unlink_documents(
+        backends.work, backends.storage, info.context.viewer, wanted
+    )
+    results = [
+        _unlinked_document(gone) if gone else NotFoundError.of(NotFound("document", asked))
+        for asked, gone in zip(wanted, removals, strict=True)
+    ]
+    return UnlinkDocumentsPayload(results=results)
+
+
+def _unlinked_lecture(gone: removal.Removal) -> UnlinkLecturePayload:
+    return UnlinkLecturePayload(lecture_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)
+
+
+def _unlinked_document(gone: removal.Removal) -> UnlinkDocumentPayload:
+    return UnlinkDocumentPayload(document_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)
 
 
 async def delete_lecture(info: Info, id: ItemId) -> DeleteLectureResult:

@@ -141,6 +141,42 @@ UnlinkDocumentResult = Annotated[
     ),
 ]
 
+# unlinkLectures, unlinkDocuments
+
+
+@strawberry.type
+class UnlinkLecturesPayload:
+    """What became of each lecture."""
+
+    results: list[UnlinkLectureResult] = strawberry.field(
+        description="One for each id, in their order."
+    )
+
+
+UnlinkLecturesResult = Annotated[
+    UnlinkLecturesPayload | InvalidInputError,
+    strawberry.union(
+        "UnlinkLecturesResult", description="What became of the lectures, or why nothing did."
+    ),
+]
+
+
+@strawberry.type
+class UnlinkDocumentsPayload:
+    """What became of each document."""
+
+    results: list[UnlinkDocumentResult] = strawberry.field(
+        description="One for each id, in their order."
+    )
+
+
+UnlinkDocumentsResult = Annotated[
+    UnlinkDocumentsPayload | InvalidInputError,
+    strawberry.union(
+        "UnlinkDocumentsResult", description="What became of the documents, or why nothing did."
+    ),
+]
+
 # deleteLecture, deleteDocument
 
 

@@ -20,7 +20,9 @@ from app.schema.mutation_types import (
     RequestLectureDownloadResult,
     RetryLectureDownloadResult,
     UnlinkDocumentResult,
+    UnlinkDocumentsResult,
     UnlinkLectureResult,
+    UnlinkLecturesResult,
     UploadDocumentResult,
 )
 from app.schema.shapes import Connection, LinkedConnection, Node
@@ -96,6 +98,14 @@ class Mutation:
     unlink_document: UnlinkDocumentResult = strawberry.field(
         resolver=mutations.unlink_document,
         description="Removes the viewer's link; the last one out removes document and file.",
+    )
+    unlink_lectures: UnlinkLecturesResult = strawberry.field(
+        resolver=mutations.unlink_lectures,
+        description="As unlinkLecture, of 1 to 100 at once; one that is not there harms no other.",
+    )
+    unlink_documents: UnlinkDocumentsResult = strawberry.field(
+        resolver=mutations.unlink_documents,
+        description="As unlinkDocument, of 1 to 100 at once; one that is not there harms no other.",
     )
     delete_lecture: DeleteLectureResult = strawberry.field(
         resolver=mutations.delete_lecture, description="Admins only: for all users at once."

@@ -21,7 +21,7 @@ from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
 from app.services.inventory import is_pointed_at, stored_items
 from app.services.objects import delete_objects
-from app.services.removal import remove_document, remove_lecture
+from app.services.removal import remove_documents, remove_lectures
 from app.services.store_sweep import StoreSweep, going_on, interval_of
 from app.services.unit_of_work import Work
 from app.storage.protocol import ObjectStore
@@ -89,7 +89,7 @@ class Sweep:
         async with self._work.begin() as unit:
             lecture = await unit.session.get(Lecture, lecture_id, with_for_update=True)
             if lecture and await unit.session.scalar(alone.where(Lecture.id == lecture_id)):
-                keys = await remove_lecture(unit, lecture)
+                keys = await remove_lectures(unit, [lecture])
                 log.info("swept_lecture", lecture_id=str(lecture_id))
         await delete_objects(self._storage, keys)
 
@@ -105,7 +105,7 @@ class Sweep:
         async with self._work.begin() as unit:
             document = await unit.session.get(Document, document_id, with_for_update=True)
             if document and await unit.session.scalar(alone.where(Document.id == document_id)):
-                keys = await remove_document(unit, document)
+                keys = await remove_documents(unit, [document])
                 log.info("swept_document", document_id=str(document_id))
         await delete_objects(self._storage, keys)
 

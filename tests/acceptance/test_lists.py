@@ -1,5 +1,6 @@
-"""Many at once: nodes, lists and their filters, what the viewer can do with each, the limits."""
+"""Many at once: nodes, lists, unlinking; what the viewer can do with each, and the limits."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -137,3 +138,66 @@ async def test_the_limits_are_the_services_own(service: Service, ada: Client) ->
         "linksPerRequest": 50,
         "maxPageSize": 100,
     }
+
+
+UNLINK = """mutation ($ids: [ID!]!) { unlinkLectures(ids: $ids) {
+  ... on UnlinkLecturesPayload { results {
+    ... on UnlinkLecturePayload { lectureId deleted } ... on NotFoundError { missingId } } }
+  ... on InvalidInputError { fieldErrors { path code } } } }"""
+UNLINK_DOCUMENTS = UNLINK.replace("Lecture", "Document").replace("lectureId", "documentId")
+
+
+async def test_unlinking_many_answers_for_each_in_order(
+    service: Service, ada: Client, bob: Client
+) -> None:
+    unknown = str(uuid4())
+    urls = [f"http://127.0.0.1:1/{number}.mp4" for number in range(3)]
+    alone, shared = [(await ada.request(service.course, url))["lecture"]["id"] for url in urls[:2]]
+    await bob.request(service.course, urls[1])
+    bobs = (await bob.request(service.course, urls[2]))["lecture"]["id"]
+    ids = [unknown, shared, bobs, alone, shared.upper()]
+    for bad, code in (([], "REQUIRED"), ([alone] * 101, "TOO_MANY")):
+        (problem,) = (await ada.run(UNLINK, ids=bad))["fieldErrors"]
+        assert problem == {"path": ["ids"], "code": code}
+    assert await ada.code(UNLINK, ids=[alone, "nonsense"]) == "BAD_USER_INPUT"
+    assert (await ada.run(LECTURES))["totalCount"] == 2
+    assert (await ada.run(UNLINK, ids=ids))["results"] == [
+        {"missingId": unknown},
+        {"lectureId": shared, "deleted": False},
+        {"missingId": bobs},
+        {"lectureId": alone, "deleted": True},
+        {"lectureId": shared, "deleted": False},
+    ]
+    assert (await ada.run(LECTURES))["totalCount"] == 0
+    assert (await bob.run(LECTURES))["totalCount"] == 2
+    assert (await ada.run(UNLINK, ids=[alone]))["results"] == [{"missingId": alone}]
+
+
+async def test_unlinking_documents_takes_their_files(
+    service: Service, ada: Client, bob: Client
+) -> None:
+    pdfs = [make_pdf(1) + f"% {number}".encode() for number in range(3)]
+    ids = [(await ada.upload(service.course, pdf))["document"]["id"] for pdf in pdfs]
+    await bob.upload(service.course, pdfs[1])
+    assert (await ada.run(UNLINK_DOCUMENTS, ids=ids))["results"] == [
+        {"documentId": ids[0], "deleted": True},
+        {"documentId": ids[1], "deleted": False},
+        {"documentId": ids[2], "deleted": True},
+    ]
+    assert service.stored() == {f"documents/{ids[1]}.pdf"}
+    (problem,) = (await ada.run(UNLINK_DOCUMENTS, ids=[]))["fieldErrors"]
+    assert problem == {"path": ["ids"], "code": "REQUIRED"}
+
+
+async def test_unlinks_in_opposite_orders_wait_for_no_ring(
+    service: Service, ada: Client, bob: Client
+) -> None:
+    urls = [f"http://127.0.0.1:1/{number}.mp4" for number in range(20)]
+    for _ in range(5):
+        ids = [(await ada.request(service.course, url))["lecture"]["id"] for url in urls]
+        for url in urls:
+            await bob.request(service.course, url)
+        answers = await asyncio.gather(ada.run(UNLINK, ids=ids), bob.run(UNLINK, ids=ids[::-1]))
+        mine, others = (answers[0]["results"], answers[1]["results"][::-1])
+        pairs = zip(mine, others, strict=True)
+        assert all(one["deleted"] != other["deleted"] for one, other in pairs)

@@ -14,6 +14,7 @@ from app.db.ledger import Held, Lease
 from app.db.models import Job
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
+from tests.wait import wait_until
 
 Sessions = async_sessionmaker[AsyncSession]
 DOWNLOAD = JobKind.DOWNLOAD_LECTURE
@@ -292,6 +293,32 @@ async def test_a_closed_job_is_lost_to_its_holder(sessions: Sessions) -> None:
     async with sessions.begin() as session:
         assert await ledger.heartbeat(session, [lease]) == set()
     assert (await state(sessions, lease.job_id)).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("way", ["heartbeat", "close"])
+async def test_many_jobs_are_locked_in_the_order_of_their_ids(sessions: Sessions, way: str) -> None:
+    subjects = [await queue(sessions) for _ in range(8)]
+    leases = sorted(await claim(sessions, limit=8), key=lambda lease: lease.job_id, reverse=True)
+
+    async def lock_all() -> int:
+        async with sessions.begin() as session:
+            if way == "heartbeat":
+                return len(await ledger.heartbeat(session, leases))
+            return len(await ledger.close_jobs(session, DOWNLOAD, subjects[::-1]))
+
+    async def waits() -> object:
+        async with sessions() as session:
+            waiting = "datname = current_database() AND wait_event_type = 'Lock'"
+            return await session.scalar(text(f"SELECT pid FROM pg_stat_activity WHERE {waiting}"))
+
+    async with sessions.begin() as session:
+        first, *others = (lease.job_id for lease in reversed(leases))
+        await session.get(Job, first, with_for_update=True)
+        waiting = asyncio.create_task(lock_all())
+        await wait_until(waits, "it waits for the first of them")
+        for job_id in others:  # It holds none of these meanwhile, or the two would wait in a ring.
+            await session.get(Job, job_id, with_for_update={"nowait": True})
+    assert await waiting == 8
 
 
 async def test_heartbeats_change_nothing_that_is_indexed(sessions: Sessions) -> None:

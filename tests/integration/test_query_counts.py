@@ -116,6 +116,21 @@ async def test_nodes_are_one_query_a_type(backends: Backends, viewer: Viewer) ->
         assert len(statements) == 3, statements
 
 
+async def test_many_links_go_in_a_few_statements(backends: Backends, viewer: Viewer) -> None:
+    for query, name, kind in (
+        (LECTURES, "lectures", "Lecture"),
+        (DOCUMENTS, "documents", "Document"),
+    ):
+        async with running(backends, viewer, query) as (data, _):
+            ids = json.dumps([node["id"] for node in data[name]["nodes"]])  # type: ignore[index]
+        result = f"... on Unlink{kind}Payload {{ deleted }}"
+        results = f"... on Unlink{kind}sPayload {{ results {{ {result} }} }}"
+        unlink = f"mutation {{ unlink{kind}s(ids: {ids}) {{ {results} }} }}"
+        async with running(backends, viewer, unlink) as (data, statements):
+            assert data[f"unlink{kind}s"] == {"results": [{"deleted": True}] * ROWS}
+            assert len(statements) == 6, statements
+
+
 async def test_the_total_is_counted_only_where_it_is_selected(
     backends: Backends, viewer: Viewer
 ) -> None:

@@ -44,6 +44,8 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Mutation.uploadDocument": ("value", "value", "value"),
     "Mutation.unlinkLecture": ("NotFoundError", "value", "NotFoundError"),
     "Mutation.unlinkDocument": ("NotFoundError", "value", "NotFoundError"),
+    "Mutation.unlinkLectures": ("NotFoundError", "value", "NotFoundError"),
+    "Mutation.unlinkDocuments": ("NotFoundError", "value", "NotFoundError"),
     "Mutation.deleteLecture": FORBIDDEN,
     "Mutation.deleteDocument": FORBIDDEN,
     "Subscription.lectureStatus": ("NOT_FOUND", "value", "value"),
@@ -100,6 +102,8 @@ def document_of(operation: str) -> tuple[str, set[str]]:
     head = ", ".join(f"${key}: {of}" for key, of in taken.items())
     given = ", ".join(f"{key}: ${key}" for key in taken)
     inner = "__typename"
+    if get_named_type(field.type).name.startswith(("UnlinkLectures", "UnlinkDocuments")):
+        inner = f"... on {name[0].upper()}{name[1:]}Payload {{ results {{ __typename }} }}"
     if get_named_type(field.type).name.endswith("Connection"):
         inner = "nodes { id }"
     call = f"{name}{f'({given})' if given else ''} {{ {inner} }}"
@@ -161,6 +165,7 @@ def outcome_of(status: int, answer: dict[str, Any]) -> str:
         code: str = error["extensions"]["code"]
         return code
     (value,) = answer["data"].values()
+    value = value.get("results", value) if isinstance(value, dict) else value
     if isinstance(value, list):
         (value,) = value
     if value is None:
