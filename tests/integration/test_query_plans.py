@@ -8,14 +8,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, true
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.auth.viewer import Viewer
 from app.db.engine import make_engine
 from app.embedded.postgres import EmbeddedPostgres
+from app.services.lectures import as_seen_by, linked, select_real
 
 PAGE = 51  # 50 and the one that tells whether there are more
 USERS = 1000
@@ -272,3 +276,25 @@ async def test_lookup_is_a_search_of_its_index(
 ) -> None:
     plan = await _plan(loaded, f"SELECT 1 FROM {query}")
     assert [node.get("Index Name") for node in _nodes(plan) if "Index Name" in node] == [index]
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_many_ids_are_as_many_look_ups(loaded: AsyncConnection, mode: str) -> None:
+    """However many lectures and links there are: by index alone, for a student and for an admin."""
+    ids = [UUID(f"00000002{number:024x}") for number in range(1, 101)]
+    user_id = UUID(await _some_user(loaded))
+    for is_admin in (False, True):
+        viewer = Viewer(user_id, "issuer", "subject", is_admin=is_admin, expires_at=0)
+        query = as_seen_by(viewer, select_real(ids)).where(true() if is_admin else linked(viewer))
+        compiled = query.compile(dialect=postgresql.dialect(paramstyle="named"))
+        values = {name: str(value) for name, value in compiled.params.items()}
+        array = "{" + ",".join(map(str, ids)) + "}"
+        values |= {name: array for name, value in compiled.params.items() if value == ids}
+        plan = await _plan(loaded, compiled.string, mode, **values)
+        scans = [node for node in _nodes(plan) if node.get("Relation Name")]
+        assert not [node for node in scans if node["Node Type"] == "Seq Scan" and is_large(node)]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= 20 * len(ids)
+
+
+def is_large(scan: Any) -> bool:
+    return scan["Relation Name"] in {"lectures", "user_lectures"}
