@@ -1,11 +1,13 @@
 """What every resolver is given, and the few things that they all do with it."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
 
 import strawberry
 
+from app.auth.links import steady_expiry
 from app.context import GraphQLContext
 from app.schema.document_types import Document
 from app.services.documents import OwnDocument
@@ -32,8 +34,9 @@ def document_shape(info: Info) -> Callable[[OwnDocument], Document]:
     """Return the function that gives a document its public shape for this viewer."""
     context = info.context
 
-    def sign(document_id: UUID, expires_at: int) -> str:
-        links = context.app.links
-        return links.sign(DOCUMENT_FILE, document_id, context.viewer.id, expires_at)
+    def sign(document_id: UUID, ttl_seconds: int) -> tuple[str, int]:
+        expires_at = steady_expiry(time.time(), ttl_seconds)
+        query = context.app.links.sign(DOCUMENT_FILE, document_id, context.viewer.id, expires_at)
+        return query, expires_at
 
     return lambda own: Document.from_model(own, sign)

@@ -1,6 +1,5 @@
 """The public shape of a document, and of what happens to it."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -8,7 +7,6 @@ from uuid import UUID
 
 import strawberry
 
-from app.auth.links import steady_expiry
 from app.domain import DocumentStatus, EventKind
 from app.errors import BadUserInput
 from app.schema.course_types import Course
@@ -28,10 +26,12 @@ MAX_LINK_SECONDS = 3600
 DEFAULT_LINK_SECONDS = 300
 
 TimeToLive = Annotated[
-    int | None, strawberry.argument(description="How long it holds: 30 to 3600 seconds.")
+    int | None,
+    strawberry.argument(description="Its life, 30 to 3600 seconds; half of it is left at least."),
 ]
-SignLink = Callable[[UUID, int], str]
-"""From a document's id and when its link expires, since the epoch, to the signed query string."""
+SignLink = Callable[[UUID, int], tuple[str, int]]
+"""From a document's id and a time to live in seconds to the signed query string, and its end since
+the epoch."""
 
 
 @strawberry.type
@@ -56,10 +56,8 @@ def _signed_file(
     ttl = DEFAULT_LINK_SECONDS if ttl_seconds is None else ttl_seconds
     if not MIN_LINK_SECONDS <= ttl <= MAX_LINK_SECONDS:
         raise BadUserInput(f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}.")
-    expires_at = steady_expiry(time.time(), ttl)
-    url = f"{root.file_url}?{root.sign(UUID(root.id), expires_at)}"
-    if download:
-        url += "&download=1"
+    query, expires_at = root.sign(UUID(root.id), ttl)
+    url = f"{root.file_url}?{query}{'&download=1' if download else ''}"
     return SignedLink(url=url, expires_at=datetime.fromtimestamp(expires_at, UTC))
 
 
