@@ -17,13 +17,13 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.ingest.audio_ranges import AudioOptions, fetch_audio
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.guard import GuardedClient
-from app.ingest.hls import FetchedStream, fetch_stream, open_stream
+from app.ingest.hls import FetchedStream, fetch_stream
 from app.ingest.part_file import FetchedFile, hand_over
 from app.ingest.patience import Patience
 from app.ingest.protocols import DownloadedSource, MediaLocation, ResolvedLecture
 from app.ingest.range_source import RangeSource
 from app.storage.local import LocalStorage
-from tests.panopto import IMPATIENT, MIB, Reports, download_first
+from tests.panopto import IMPATIENT, MIB, Reports, download_first, open_stream
 from tests.wait import wait_until
 
 OLD, NEW = "audio/one_source.1.aa", "audio/one_source.2.bb"

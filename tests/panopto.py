@@ -1,6 +1,7 @@
 """Fixtures: a Panopto tenant on 127.0.0.1, its media, and a downloader that may reach it."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.guard import GuardedClient
+from app.ingest.hls_streams import HlsStream, open_streams
 from app.ingest.patience import Patience
 from app.ingest.pipeline import from_first_medium
 from app.ingest.protocols import (
@@ -129,6 +131,12 @@ async def download_first(
         return await downloader.download(lecture, location, scratch, stem, report)
 
     return await from_first_medium(lecture, scratch, stem, download)
+
+
+async def open_stream(client: GuardedClient, location: MediaLocation) -> HlsStream:
+    """Return the best of the location's streams."""
+    async with aclosing(open_streams(client, location)) as streams:
+        return await anext(streams)
 
 
 async def files_in(scratch: LocalStorage) -> list[str]:

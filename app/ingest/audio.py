@@ -59,7 +59,7 @@ def _arguments(
         "source": str(source),
         "target": str(target),
         "segments": [(each.start_seconds, each.end_seconds, each.at_seconds) for each in segments],
-        "runs": [(run.first_byte, run.start_seconds) for run in runs],
+        "runs": [(run.first_byte, run.start_seconds, run.slack_seconds) for run in runs],
     }
 
 

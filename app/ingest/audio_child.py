@@ -33,9 +33,9 @@ def run(arguments: dict[str, Any]) -> dict[str, Any]:
     """Write ``target`` from ``source`` and return ``{"duration_seconds", "size_bytes"}``.
 
     ``segments`` is a list of ``[start, end, place in the output or None]`` in seconds, empty for
-    all; ``runs`` one of ``[first byte, seconds]``: where the file goes on with clocks and codec
-    settings of their own.  Refuses as ``no_audio``, ``unreadable`` or ``truncated``; nothing is
-    left then.
+    all; ``runs`` one of ``[first byte, seconds, slack in seconds]``: where the file goes on with
+    clocks and codec settings of their own.  Refuses as ``no_audio``, ``unreadable`` or
+    ``truncated``; nothing is left then.
     """
     # Absolute, so that FFmpeg takes neither for a URL.
     source, target = Path(arguments["source"]).absolute(), Path(arguments["target"]).absolute()
@@ -100,7 +100,7 @@ class _Sound:
         timeline = self._timeline = self._timeline or self._new_timeline(track, source)
         begun = timeline.source_end
         if not first:
-            timeline.start_run(run.seconds)
+            timeline.start_run(run.seconds, run.slack_seconds)
         yield track, timeline
         read_seconds = (timeline.source_end - begun) / timeline.rate
         if not self._segments and track.is_cut(read_seconds):

@@ -36,13 +36,14 @@ class Run:
     """A stretch of a file with clocks and codec settings of its own.
 
     ``first`` and ``end`` are in bytes, None being the file's end; ``seconds`` is where the source
-    puts its beginning.
+    puts its beginning, off by no more than ``slack_seconds``.
     """
 
     path: Path
     first: int
     end: int | None
     seconds: float
+    slack_seconds: float = 0.0
 
     @contextmanager
     def opened(self) -> Iterator[InputContainer]:
@@ -58,13 +59,16 @@ class Run:
             yield container
 
 
-def runs_of(path: Path, later: Iterable[tuple[int, float]]) -> list[Run]:
-    """Return the file's runs: what comes first, and the ``later`` ones (first byte, seconds)."""
-    begins = [(0, 0.0), *later]
-    ends = [*(first for first, _ in begins[1:]), None]
+def runs_of(path: Path, later: Iterable[tuple[int, float, float]]) -> list[Run]:
+    """Return the file's runs: what comes first, and the ``later`` ones.
+
+    Of those the first byte is given, the seconds, and their slack.
+    """
+    begins = [(0, 0.0, 0.0), *later]
+    ends = [*(first for first, _, _ in begins[1:]), None]
     return [
-        Run(path, first, end, seconds)
-        for (first, seconds), end in zip(begins, ends, strict=True)
+        Run(path, first, end, seconds, slack_seconds)
+        for (first, seconds, slack_seconds), end in zip(begins, ends, strict=True)
         if first != end
     ]
 

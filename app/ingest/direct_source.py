@@ -1,5 +1,9 @@
-"""Links that are media themselves: a file or an HLS playlist, by its name or by what it answers."""
+"""Links that are media themselves: a file or an HLS playlist, by its name or by what it answers.
 
+Which of the two it is, the downloader sees for itself.
+"""
+
+from contextlib import aclosing
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -9,7 +13,7 @@ from app.ingest.delivery import kind_of
 from app.ingest.guard import GuardedClient, content_type, origin_of
 from app.ingest.http_failures import no_recording
 from app.ingest.protocols import LectureRequest, MediaLocation, ResolvedLecture
-from app.ingest.sniffing import media_chunks
+from app.ingest.sniffing import form_of, media_chunks
 
 _MEDIA_EXTENSIONS = frozenset(
     {".mp4", ".m4a", ".m4v", ".mov", ".mp3", ".aac", ".webm", ".mkv", ".mka", ".ts"}
@@ -34,7 +38,7 @@ class DirectSource:
 
 
 async def location_of(client: GuardedClient, url: str) -> MediaLocation:
-    """Tell a playlist from a file: by the extension, else by what the server says of it.
+    """Tell a playlist from a file: by the extension, else by the first bytes and their type.
 
     Raises `IngestFailed` where it is neither.
     """
@@ -56,12 +60,11 @@ async def _sniffed(response: httpx.Response) -> str:
     media_type = content_type(response)
     if media_type in _HLS_TYPES:
         return "hls"
-    if media_type.startswith(("video/", "audio/")):
+    async with aclosing(media_chunks(response)) as chunks:
+        form = form_of(await anext(chunks))
+    if form == "playlist":
+        return "hls"
+    is_told = media_type in _BINARY_TYPES or media_type.startswith(("video/", "audio/"))
+    if form == "media" or is_told:
         return "mp4"
-    async for chunk in media_chunks(response):
-        if chunk.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"#EXTM3U"):
-            return "hls"
-        if media_type in _BINARY_TYPES:
-            return "mp4"
-        break
     raise no_recording()

@@ -1,6 +1,7 @@
 """`LectureDownloader`: the sources say what and where, this fetches it by the cheapest way."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 import structlog
@@ -10,8 +11,9 @@ from app.errors import IngestFailed
 from app.ingest.audio_ranges import AudioOptions, audio_ranges_of, fetch_audio
 from app.ingest.fetch import fetch_file, whole_file_of
 from app.ingest.guard import GuardedClient
-from app.ingest.hls import fetch_stream, open_stream
-from app.ingest.part_file import begun_source
+from app.ingest.hls import fetch_stream
+from app.ingest.hls_streams import HlsStream, NoPlaylist, open_streams
+from app.ingest.part_file import begun_source, source_name
 from app.ingest.patience import PATIENCE, Patience
 from app.ingest.protocols import (
     DownloadedSource,
@@ -24,6 +26,7 @@ from app.ingest.protocols import (
     Tier,
 )
 from app.ingest.range_source import RangeSource, RangesRefused
+from app.ingest.sniffing import form_of_file
 from app.ingest.sources import resolve_by, sources_of
 from app.ingest.tracks import has_audio_track
 from app.settings import Settings
@@ -102,8 +105,29 @@ class PanoptoDownloader:
         key_stem: str,
         report: ReportProgress,
     ) -> DownloadedSource:
-        if location.kind == "hls":
-            return await self._fetch_hls(location, scratch, key_stem, report)
+        """Fetch it as what it is said to be or, where its bytes say another thing, as that."""
+        # A playlist that was taken for a file has shown what it is to the attempt before.
+        begun = await begun_source(scratch, key_stem)
+        if location.kind == "hls" or begun == source_name("hls", location.url):
+            try:
+                return await self._fetch_hls(location, scratch, key_stem, report)
+            except NoPlaylist:
+                location = replace(location, kind="mp4")
+        source = await self._fetch_file(location, lecture, scratch, key_stem, report)
+        if await form_of_file(scratch.path_of(source.key)) == "playlist":
+            await scratch.delete_file(source.key)
+            return await self._fetch_hls(replace(location, kind="hls"), scratch, key_stem, report)
+        await _require_audio(source, scratch)
+        return source
+
+    async def _fetch_file(
+        self,
+        location: MediaLocation,
+        lecture: ResolvedLecture,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
         client = self._client.sending(location.headers)
         duration = _duration(location.segments) or lecture.duration_seconds
         ranges = RangeSource(client, location, self._patience)
@@ -162,8 +186,31 @@ class PanoptoDownloader:
     async def _fetch_hls(
         self, location: MediaLocation, scratch: LocalFiles, key_stem: str, report: ReportProgress
     ) -> DownloadedSource:
+        """Fetch the first stream that can be had and has audio; raise what failed the best one."""
         client = self._client.sending(location.headers)
-        stream = await open_stream(client, location)
+        failures: list[IngestFailed] = []
+        async with aclosing(open_streams(client, location)) as streams:
+            async for stream in streams:
+                try:
+                    source = await self._fetch_stream(client, stream, scratch, key_stem, report)
+                    await _require_audio(source, scratch)
+                except IngestFailed as error:
+                    if error.transient:
+                        raise
+                    log.info("hls_stream_failed", reason=error.failure.value)
+                    failures.append(error)
+                    continue
+                return source
+        raise failures[0]
+
+    async def _fetch_stream(
+        self,
+        client: GuardedClient,
+        stream: HlsStream,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
         fetched = await fetch_stream(
             client,
             stream,
@@ -173,16 +220,16 @@ class PanoptoDownloader:
             max_bytes=self._max_source_bytes,
             patience=self._patience,
         )
-        duration = _duration(location.segments) or stream.playlist.duration_seconds
-        tier = Tier.HLS_AUDIO if stream.is_rendition else Tier.HLS_VARIANT
+        segments = stream.location.segments
         return DownloadedSource(
             fetched.file.key,
             fetched.file.size_bytes,
-            duration,
-            location.segments,
-            tier,
+            _duration(segments) or stream.playlist.duration_seconds,
+            segments,
+            Tier.HLS_AUDIO if stream.is_rendition else Tier.HLS_VARIANT,
             fetched.file.fetched_bytes,
             fetched.runs,
+            slack_seconds=0.0 if segments else stream.playlist.slack_seconds,
         )
 
 
@@ -198,8 +245,11 @@ async def _has_ranges_failed(
 
 
 async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:
-    """Raise NO_AUDIO, and leave nothing, where the file's index names no audio track."""
-    if await has_audio_track(scratch.path_of(source.key)) is False:
+    """Raise NO_AUDIO, and leave nothing, where the file's index names no audio track.
+
+    The index of the first run tells nothing of the later ones.
+    """
+    if not source.runs and await has_audio_track(scratch.path_of(source.key)) is False:
         await scratch.delete_file(source.key)
         raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
 

@@ -231,10 +231,10 @@ class _FileBody:
                 yield chunk
 
     async def _news(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """Yield of the answer what is not there yet."""
+        """Yield of the answer what is not there yet; of a web page nothing."""
         there = self._offset if self._is_whole else 0
-        is_new = self._offset == 0
-        async for chunk in media_chunks(response) if is_new else response.aiter_raw():
+        is_beginning = self._is_whole or self._offset == 0
+        async for chunk in media_chunks(response) if is_beginning else response.aiter_raw():
             old = min(there, len(chunk))
             there -= old
             self.passed_over_bytes += old

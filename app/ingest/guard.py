@@ -20,6 +20,7 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed, InvalidInput
+from app.ingest.content_range import ContentRange, content_range
 from app.ingest.host_limits import HostLimits
 from app.ingest.http_failures import (
     blocked,
@@ -52,6 +53,7 @@ class FetchedBody:
     content_type: str
     set_cookies: tuple[str, ...]
     body: bytes
+    content_range: ContentRange | None = None
 
 
 class _Transport(httpx.AsyncBaseTransport):
@@ -187,12 +189,11 @@ class GuardedClient:
         cookie_header: str | None = None,
         data: Mapping[str, str] | None = None,
         tolerate: Collection[int] = (),
-        expect_partial: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> FetchedBody:
         """Return a small answer whole; over ``max_bytes`` (decoded) is TOO_LARGE.
 
-        ``expect_partial`` refuses any status but 206; ``on_bytes`` hears of every chunk's size.
+        ``on_bytes`` hears of every chunk's size.
         """
         async with self.stream(
             method,
@@ -202,14 +203,16 @@ class GuardedClient:
             data=data,
             tolerate=tolerate,
         ) as response:
-            if expect_partial and response.status_code != 206:
-                raise IngestFailed(
-                    LectureFailure.SOURCE_NOT_FOUND, "The source does not send parts of its files."
-                )
             cookies = tuple(response.headers.get_list("set-cookie"))
             body = await _collected(response, max_bytes, on_bytes)
-            url = str(response.url)
-            return FetchedBody(url, response.status_code, content_type(response), cookies, body)
+            return FetchedBody(
+                str(response.url),
+                response.status_code,
+                content_type(response),
+                cookies,
+                body,
+                content_range(response.headers),
+            )
 
     async def connect(self, url: str) -> Connection:
         """Open a connection of one's own to a judged address of the URL's host, TLS included.

@@ -1,4 +1,4 @@
-"""An HLS recording into one object: the audio rendition where there is one, segments in order.
+"""An HLS recording into one object: a media playlist's segments in order.
 
 Segments (MPEG-TS or fMP4) are fetched a few at a time, each retried by itself, decrypted where they
 are AES-128, and written one after the other: the result plays as one file.  A segment is a piece of
@@ -7,6 +7,7 @@ the part that the next attempt goes on with.
 
 import asyncio
 import hashlib
+import io
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -15,43 +16,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-import structlog
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.padding import PKCS7
-
 from app.domain import DownloadStage, LectureFailure
-from app.errors import IngestFailed, NotReadyYet
+from app.errors import IngestFailed
 from app.ingest.fetch import too_large
-from app.ingest.guard import GuardedClient, origin_of
+from app.ingest.guard import FetchedBody, GuardedClient
+from app.ingest.hls_streams import HlsStream, no_audio, unreadable
+from app.ingest.host_limits import may_be_crowding
 from app.ingest.part_file import Extension, FetchedFile, Version, open_part, source_name
 from app.ingest.patience import PATIENCE, Patience, Retries
-from app.ingest.playlist import MasterPlaylist, MediaPlaylist, Part, SegmentKey, parse_playlist
-from app.ingest.protocols import MediaLocation, Progress, ReportProgress, Run
+from app.ingest.playlist import ByteRange, MediaPlaylist, Part, SegmentKey
+from app.ingest.protocols import Progress, ReportProgress, Run
+from app.ingest.segment_bytes import decrypted, is_whole, piece_of, without_tag
 from app.ingest.sniffing import require_media
+from app.ingest.tracks import names_audio
 from app.storage.protocol import LocalFiles
 
-log = structlog.get_logger(__name__)
-
-_MAX_PLAYLIST_BYTES = 8 * 1024 * 1024
 _MAX_SEGMENT_BYTES = 64 * 1024 * 1024
-_MAX_CHOICES = 4
 _IN_FLIGHT = 8
 _MOST_BYTES_AHEAD = 32 * 1024 * 1024
-_BOX_TYPES = frozenset({b"ftyp", b"moov", b"styp", b"free"})
-
-
-@dataclass(frozen=True, slots=True)
-class HlsStream:
-    """The media playlist to fetch, and whether the master names it as an audio rendition."""
-
-    location: MediaLocation
-    playlist: MediaPlaylist
-    is_rendition: bool
-
-    def cookie_for(self, url: str) -> str | None:
-        """Return the cookie where the URL is on the playlist's own origin, else None."""
-        same = origin_of(url) == origin_of(self.location.url)
-        return self.location.cookie_header if same else None
+_MAX_PIECES = 16
+_KEY_BYTES = 16
+_REFUSALS = frozenset({LectureFailure.SOURCE_NOT_FOUND, LectureFailure.LOGIN_REQUIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +45,6 @@ class FetchedStream:
 
     file: FetchedFile
     runs: tuple[Run, ...]
-
-
-async def open_stream(client: GuardedClient, location: MediaLocation) -> HlsStream:
-    """Return the media playlist with audio that is cheapest to fetch.
-
-    Raises `NotReadyYet` where it has no end yet, and `IngestFailed`: NO_AUDIO where the master
-    names no playlist with audio, SOURCE_NOT_FOUND where a playlist cannot be read.
-    """
-    playlist, is_rendition = await _load(client, location, location.url), False
-    if isinstance(playlist, MasterPlaylist):
-        playlist, is_rendition = await _first_of(client, location, playlist)
-    if not playlist.ended:
-        raise NotReadyYet("The recording is still live.")
-    if not any(not (part.is_init or part.is_gap) for part in playlist.parts):
-        raise _unreadable()
-    gaps = sum(part.is_gap for part in playlist.parts)
-    if playlist.discontinuities or gaps:
-        log.info("hls_interrupted", discontinuities=playlist.discontinuities, gaps=gaps)
-    return HlsStream(location, playlist, is_rendition)
 
 
 async def fetch_stream(
@@ -94,7 +60,8 @@ async def fetch_stream(
     """Store all segments, in order, under ``{key_stem}.ts`` or, where they are fMP4, ``.mp4``.
 
     Goes on after the last whole segment that an attempt before left under the stem, where the
-    playlist is the same.  What was fetched stays as `open_part` tells.
+    playlist is the same.  What was fetched stays as `open_part` tells.  Raises NO_AUDIO as soon as
+    the first segment shows it.
     """
     # In a thread: a playlist may name 50,000 parts.
     fingerprint = await asyncio.to_thread(_fingerprint, stream.playlist)
@@ -105,8 +72,11 @@ async def fetch_stream(
             await part.begin(version)
         had = _Had(len(part.ends), part.size_bytes)
         segments = _Segments(client, stream, report, max_bytes, patience, had)
+        begun = b"" if had.parts == 0 else None
         async with aclosing(segments.bodies()) as bodies:
             async for body in bodies:
+                if begun is not None:
+                    begun = _heard(stream.playlist, len(part.ends), begun + body)
                 await part.append_piece(body)
         runs = tuple(_runs(stream.playlist, part.ends))
         extension: Extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
@@ -114,52 +84,28 @@ async def fetch_stream(
         return FetchedStream(await part.publish(extension, fetched_bytes), runs)
 
 
-async def _first_of(
-    client: GuardedClient, location: MediaLocation, master: MasterPlaylist
-) -> tuple[MediaPlaylist, bool]:
-    """Return the first media playlist that can be had, and whether it is an audio rendition.
+def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | None:
+    """Return what has come up to part ``number``, or None where enough has.
 
-    Passing failures are not passed over.
+    Raises NO_AUDIO where that names tracks, and none of sound; a later run may have other tracks.
     """
-    failure = IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
-    for position, url in enumerate(master.audio_urls[:_MAX_CHOICES]):
-        try:
-            playlist = await _load(client, location, url)
-        except IngestFailed as error:
-            if error.transient:
-                raise
-            log.info("hls_choice_failed", choice=position, failure=error.failure.value)
-            failure = failure if position else error
-            continue
-        if isinstance(playlist, MediaPlaylist):
-            return playlist, position < master.renditions
-    raise failure
-
-
-async def _load(
-    client: GuardedClient, location: MediaLocation, url: str
-) -> MasterPlaylist | MediaPlaylist:
-    same = origin_of(url) == origin_of(location.url)
-    fetched = await client.read(
-        "GET",
-        url,
-        max_bytes=_MAX_PLAYLIST_BYTES,
-        cookie_header=location.cookie_header if same else None,
-    )
-    require_media(fetched.content_type, fetched.url, fetched.body)
-    text = fetched.body.decode("utf-8-sig", errors="replace")
-    if not text.lstrip().startswith("#EXTM3U"):
-        raise _unreadable()
-    return await parse_playlist(text, fetched.url)
+    part = playlist.parts[number]
+    if part.is_init or part.is_gap:
+        return begun
+    may_change = any(each.starts_run for each in playlist.parts)
+    if not may_change and names_audio(io.BytesIO(begun)) is False:
+        raise no_audio()
+    return None
 
 
 def _runs(playlist: MediaPlaylist, ends: Sequence[int]) -> Iterator[Run]:
     """Yield where the discontinuities are, in the bytes of the parts that end there."""
-    start_byte, start_seconds = 0, 0.0
+    start_byte, start_seconds, slack_seconds = 0, 0.0, 0.0
     for part, end in zip(playlist.parts, ends, strict=True):
         if part.starts_run:
-            yield Run(start_byte, start_seconds)
+            yield Run(start_byte, start_seconds, slack_seconds)
         start_byte, start_seconds = end, start_seconds + part.duration_seconds
+        slack_seconds += part.slack_seconds
 
 
 def _fingerprint(playlist: MediaPlaylist) -> str:
@@ -242,6 +188,11 @@ class _Segments:
         self._done_bytes = had.size_bytes
         self._room = _Room(had.parts)
         self._keys: dict[str, asyncio.Future[bytes]] = {}
+        self._takes_ranges = False
+        self._whole: tuple[str, bytes] = ("", b"")  # A file that cannot be had in parts.
+        self._whole_turn = asyncio.Lock()
+        self._total_seconds = math.fsum(part.duration_seconds for part in stream.playlist.parts)
+        self._told_bytes = stream.playlist.total_bytes
 
     async def bodies(self) -> AsyncGenerator[bytes, None]:
         """Yield one part after the other, or raise.  The first is asked for alone."""
@@ -273,23 +224,81 @@ class _Segments:
         )
         self._done_seconds += part.duration_seconds
         self._done_bytes += len(body)
-        return _decrypted(part, body, await self._key(part.key)) if part.key else body
+        if part.key:
+            body = decrypted(body, await self._key(part.key), bytes.fromhex(part.key.iv))
+        return without_tag(body)
 
     async def _fetch(self, number: int, part: Part) -> bytes:
         self.received_bytes -= self._room.forget(number)
-        wanted = part.byte_range
-        headers = {"Range": wanted.header} if wanted else None
+        if part.byte_range is None:
+            return (await self._read(number, part)).body
+        return await self._fetch_range(number, part, part.byte_range)
+
+    async def _fetch_range(self, number: int, part: Part, wanted: ByteRange) -> bytes:
+        """Return the bytes, in as many pieces as the host sends, or else out of the whole file."""
+        if wanted.length > _MAX_SEGMENT_BYTES:
+            raise too_large()
+        body = b""
+        for _ in range(_MAX_PIECES):
+            if self._whole[0] == part.url:
+                break
+            rest = ByteRange(wanted.start + len(body), wanted.length - len(body))
+            try:
+                fetched = await self._read(number, part, rest)
+            except IngestFailed as failure:
+                is_for_crowding = self._takes_ranges and may_be_crowding(failure)
+                if is_for_crowding or failure.transient or failure.failure not in _REFUSALS:
+                    raise
+                break
+            if is_whole(fetched):
+                self._whole = part.url, fetched.body
+            piece = piece_of(fetched, rest)
+            self._takes_ranges |= bool(piece)
+            body += piece
+            if len(body) == wanted.length:
+                return body
+            if not piece:
+                break
+        return await self._cut_out(number, part, wanted)
+
+    async def _read(self, number: int, part: Part, wanted: ByteRange | None = None) -> FetchedBody:
         fetched = await self._client.read(
             "GET",
             part.url,
             max_bytes=_MAX_SEGMENT_BYTES,
-            headers=headers,
+            headers={"Range": wanted.header} if wanted else None,
             cookie_header=self._stream.cookie_for(part.url),
-            expect_partial=wanted is not None,
             on_bytes=partial(self._arrived, number),
         )
-        require_media(fetched.content_type, fetched.url, fetched.body)
-        return fetched.body
+        if wanted in (None, part.byte_range):  # The rest of a piece begins in any way.
+            require_media(fetched.content_type, fetched.url, fetched.body)
+        return fetched
+
+    async def _cut_out(self, number: int, part: Part, wanted: ByteRange) -> bytes:
+        """Return a range of the whole file, which is had once for all that lie in it.
+
+        Those are few, and it is small: hosts that take no ranges hardly ever have such streams.
+        """
+        async with self._whole_turn:
+            if self._whole[0] != part.url:
+                # Heard of by nobody: who waits for room with the turn would wait forever.
+                fetched = await self._client.read(
+                    "GET",
+                    part.url,
+                    max_bytes=_MAX_SEGMENT_BYTES,
+                    cookie_header=self._stream.cookie_for(part.url),
+                )
+                require_media(fetched.content_type, fetched.url, fetched.body)
+                self.received_bytes += len(fetched.body) - self._room.forget(number)
+                self._whole = part.url, fetched.body
+            if self.received_bytes > self._max_bytes:
+                raise too_large()
+            body = self._whole[1][wanted.start : wanted.end]
+        if not body:
+            raise IngestFailed(
+                LectureFailure.TRUNCATED, "The source ended before the recording did."
+            )
+        return body
 
     async def _arrived(self, number: int, count: int) -> None:
         self.received_bytes += count
@@ -301,10 +310,9 @@ class _Segments:
 
     def _total_bytes(self) -> int | None:
         """Return the size where the playlist tells it, else what the segments so far foretell."""
-        playlist = self._stream.playlist
-        if playlist.total_bytes is not None or self._done_seconds <= 0:
-            return playlist.total_bytes
-        share = min(1.0, self._done_seconds / playlist.duration_seconds)
+        if self._told_bytes is not None or self._done_seconds <= 0:
+            return self._told_bytes
+        share = min(1.0, self._done_seconds / self._total_seconds)
         return max(self.received_bytes, round(self._done_bytes / share))
 
     async def _key(self, key: SegmentKey) -> bytes:
@@ -323,33 +331,14 @@ class _Segments:
         fetched = await self._client.read(
             "GET", url, max_bytes=1024, cookie_header=self._stream.cookie_for(url)
         )
-        if len(fetched.body) != algorithms.AES128.key_size // 8:
-            raise _unreadable()
-        return fetched.body
-
-
-def _decrypted(part: Part, body: bytes, key: bytes) -> bytes:
-    """Undo AES-128-CBC with PKCS #7 padding (RFC 8216, section 4.3.2.4).
-
-    An initialisation section that stands before its key tag is not encrypted, and shows it.
-    """
-    if part.is_init and body[4:8] in _BOX_TYPES:
-        return body
-    iv = bytes.fromhex(part.key.iv) if part.key else b""
-    decryptor = Cipher(algorithms.AES128(key), modes.CBC(iv)).decryptor()
-    unpadder = PKCS7(algorithms.AES128.block_size).unpadder()
-    try:
-        padded = decryptor.update(body) + decryptor.finalize()
-        return unpadder.update(padded) + unpadder.finalize()
-    except ValueError:
-        raise _unreadable() from None
+        key, behind = fetched.body[:_KEY_BYTES], fetched.body[_KEY_BYTES:]
+        if len(key) < _KEY_BYTES or behind.strip():  # A line's end is no part of the key.
+            require_media(fetched.content_type, fetched.url, fetched.body)
+            raise unreadable()
+        return key
 
 
 async def _stop(tasks: list[asyncio.Future[bytes]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _unreadable() -> IngestFailed:
-    return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The stream's playlist cannot be read.")

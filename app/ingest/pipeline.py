@@ -188,14 +188,16 @@ def require_whole(
     """Raise `IngestFailed` where the audio's duration is not the recording's.
 
     They agree within 1 s or 0.5 %, whichever is more.  What the recording's page tells is right;
-    what its medium tells of itself is asked only where the page tells nothing.  Where the medium
-    changed while it was fetched, the failure passes: the source, asked again, may tell of the one
-    that it has now.
+    what its medium tells of itself is asked only where the page tells nothing, and may be off by
+    what it has rounded besides.  Where the medium changed while it was fetched, the failure passes:
+    the source, asked again, may tell of the one that it has now.
     """
-    expected = lecture.duration_seconds or source.duration_seconds
+    expected, slack_seconds = lecture.duration_seconds, 0.0
+    if not expected:
+        expected, slack_seconds = source.duration_seconds, source.slack_seconds
     if expected is None:
         return
-    tolerance = max(TOLERANCE_SECONDS, TOLERANCE_RATIO * expected)
+    tolerance = max(TOLERANCE_SECONDS, TOLERANCE_RATIO * expected) + slack_seconds
     if abs(audio.duration_seconds - expected) > tolerance:
         raise IngestFailed(
             LectureFailure.TRUNCATED,

@@ -44,6 +44,7 @@ class SegmentKey:
 class Part:
     """A media segment, an initialisation section (which lasts 0 s), or a gap that nothing fills.
 
+    ``duration_seconds`` is 0 where it is not told, and may be off by ``slack_seconds``.
     ``starts_run``: from here on timestamps and codec settings have nothing to do with those before.
     """
 
@@ -51,6 +52,7 @@ class Part:
     duration_seconds: float
     byte_range: ByteRange | None = None
     key: SegmentKey | None = None
+    slack_seconds: float = 0.0
     is_init: bool = False
     is_gap: bool = False
     starts_run: bool = False
@@ -62,12 +64,20 @@ class MediaPlaylist:
 
     parts: tuple[Part, ...]
     ended: bool
-    discontinuities: int
+    tells_duration: bool
 
     @property
-    def duration_seconds(self) -> float:
-        """The sum of all EXTINF."""
-        return math.fsum(part.duration_seconds for part in self.parts)
+    def duration_seconds(self) -> float | None:
+        """The sum of all EXTINF; None where one does not tell."""
+        seconds = math.fsum(part.duration_seconds for part in self.parts)
+        return seconds if self.tells_duration else None
+
+    @property
+    def slack_seconds(self) -> float:
+        """How much of the duration may be rounding, or gaps, which nobody hears at the ends."""
+        return math.fsum(
+            part.duration_seconds if part.is_gap else part.slack_seconds for part in self.parts
+        )
 
     @property
     def is_fragmented_mp4(self) -> bool:
@@ -82,14 +92,18 @@ class MediaPlaylist:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A playlist that a master names, and whether it is an audio rendition."""
+
+    url: str
+    is_rendition: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MasterPlaylist:
-    """The media playlists with audio, best first: audio renditions, then the cheapest variants.
+    """The playlists that may have the recording's sound, best first."""
 
-    The first ``renditions`` of them are renditions.
-    """
-
-    audio_urls: tuple[str, ...]
-    renditions: int
+    choices: tuple[Choice, ...]
 
 
 Playlist = MasterPlaylist | MediaPlaylist

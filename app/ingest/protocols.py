@@ -56,11 +56,13 @@ class Run:
     """Where a fetched file goes on with clocks and codec settings of its own.
 
     Such is an HLS discontinuity: nothing from ``first_byte`` on may be read as the continuation of
-    what is before it.  ``start_seconds`` is its place on the source's timeline.
+    what is before it.  ``start_seconds`` is its place on the source's timeline, off by no more than
+    ``slack_seconds`` where the source rounds.
     """
 
     first_byte: int
     start_seconds: float
+    slack_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,11 @@ class MediaLocation:
     """One way to the recording's media.
 
     ``kind`` is ``mp4`` (one file by HTTP), ``podcast`` (one file of sound alone) or ``hls`` (a
-    playlist).  ``cookie_header`` goes to the exact host of the URL alone, ``headers`` (name, value)
-    with every request for the medium: nothing secret may be in them.  ``segments`` (empty: all of
-    it) cut a raw stream to the edit.  ``then`` are the media that go on where it ends, each behind
-    the second of the recording at which it begins: together they are the recording.
+    playlist): a hint, since the bytes tell.  ``cookie_header`` goes to the exact host of the URL
+    alone, ``headers`` (name, value) with every request for the medium: nothing secret may be in
+    them.  ``segments`` (empty: all of it) cut a raw stream to the edit.  ``then`` are the media
+    that go on where it ends, each behind the second of the recording at which it begins: together
+    they are the recording.
     """
 
     kind: str
@@ -128,10 +131,10 @@ class DownloadedSource:
     """The fetched media as an object of the scratch store.
 
     ``duration_seconds`` is what the source (a playlist, DeliveryInfo) says the media's recording
-    lasts; None where nothing was said.  ``segments`` are still to be cut out of it; ``runs`` are
-    all but the first.  ``tier`` is the way that it was had, ``fetched_bytes`` what this attempt
-    took from the source for it.  ``has_changed``: it may be another medium than the one that the
-    source has told of.
+    lasts, off by no more than ``slack_seconds``; None where nothing was said.  ``segments`` are
+    still to be cut out of it; ``runs`` are all but the first.  ``tier`` is the way that it was had,
+    ``fetched_bytes`` what this attempt took from the source for it.  ``has_changed``: it may be
+    another medium than the one that the source has told of.
     """
 
     key: str
@@ -142,6 +145,7 @@ class DownloadedSource:
     fetched_bytes: int = 0
     runs: tuple[Run, ...] = ()
     has_changed: bool = False
+    slack_seconds: float = 0.0
 
 
 class LectureSource(Protocol):

@@ -54,9 +54,14 @@ class Timeline:
         self.end = 0
         self.complete = False
 
-    def start_run(self, seconds: float) -> None:
-        """Expect pieces with stamps from 0 on, of what the source puts at this time."""
-        self._run_at = round(seconds * self.rate)
+    def start_run(self, seconds: float, slack_seconds: float = 0.0) -> None:
+        """Expect pieces with stamps from 0 on, of what the source puts at this time.
+
+        Where that may be the end of what came before, but for so much of rounding, it is.
+        """
+        at = round(seconds * self.rate)
+        is_near = abs(at - self.source_end) <= slack_seconds * self.rate
+        self._run_at = self.source_end if is_near else at
         self._priming_left = round(_LONGEST_PRIMING_SECONDS * self.rate)
 
     def place(self, stamp: int | None, samples: int) -> int | None:

@@ -21,17 +21,22 @@ _PRIVATE_STREAM_TYPE = 0x06  # may be anything, sound included
 
 async def has_audio_track(path: Path) -> bool | None:
     """Return whether the file has one; None where it is no MP4 or TS, or cannot be understood."""
-    return await asyncio.to_thread(_has_audio_track, path)
+
+    def look() -> bool | None:
+        with path.open("rb") as file:
+            return names_audio(file)
+
+    return await asyncio.to_thread(look)
 
 
-def _has_audio_track(path: Path) -> bool | None:
-    with path.open("rb") as file:
-        head = file.read(_PROBED_BYTES)
-        if head[:1] == b"\x47" and head[_PACKET : _PACKET + 1] in (b"\x47", b""):
-            return _ts_has_audio(head)
-        if head[4:8] not in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"wide"):
-            return None
-        handlers = list(_handlers(file, os.fstat(file.fileno()).st_size))
+def names_audio(file: BinaryIO) -> bool | None:
+    """Return the same of an open file, or of its beginning."""
+    head = file.read(_PROBED_BYTES)
+    if head[:1] == b"\x47" and head[_PACKET : _PACKET + 1] in (b"\x47", b""):
+        return _ts_has_audio(head)
+    if head[4:8] not in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"wide"):
+        return None
+    handlers = list(_handlers(file, file.seek(0, os.SEEK_END)))
     return b"soun" in handlers if handlers else None
 
 

@@ -109,7 +109,7 @@ async def test_whatever_the_first_range_is_answered_the_file_is_had(
     async with answering(answer) as (client, location):
         downloader = PanoptoDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
         lecture = ResolvedLecture(None, None, None, (location,))
-        source = await downloader.download(lecture, scratch, STEM, Reports())
+        source = await downloader.download(lecture, location, scratch, STEM, Reports())
     assert source.tier is Tier.WHOLE_FILE
     assert scratch.path_of(source.key).read_bytes() == CONTENT
     assert len(asked) <= 2
@@ -140,7 +140,7 @@ async def test_what_counts_as_a_whole_file(
     async with answering(answer) as (client, location):
         downloader = PanoptoDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
         lecture = ResolvedLecture(None, None, None, (location,))
-        downloading = downloader.download(lecture, scratch, STEM, Reports())
+        downloading = downloader.download(lecture, location, scratch, STEM, Reports())
         if fine:
             source = await downloading
             assert scratch.path_of(source.key).read_bytes() == CONTENT

@@ -1,18 +1,50 @@
 """Bytes decide what an answer is; its type is a hint."""
 
 import gzip
-import os
+from pathlib import Path
 
 import httpx
 import pytest
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.sniffing import media_chunks, require_media
+from app.ingest.sniffing import form_of, form_of_file, media_chunks, require_media
 
 MP4 = b"\x00\x00\x00\x20ftypisom" + bytes(500)
 PAGE = b"<!DOCTYPE html><html><title>Sign in</title>" + b" " * 1000
+GZIPPED = gzip.compress(MP4, mtime=0)
 AT = "https://media.example/v.mp4"
+
+
+@pytest.mark.parametrize(
+    ("form", "heads"),
+    {
+        "playlist": [b"#EXTM3U\n", b"\xef\xbb\xbf\r\n #ext-x-version:3\n"],
+        "page": [PAGE, b"<?xml version='1.0'?><MPD>", b" <!-- x --><p>", b"<br/>"],
+        "media": [
+            MP4,
+            b"\x00\x00\x00\x18styp",
+            b"\x00\x00\x01\x00moof<html>",
+            b"G" + bytes(187) + b"G",
+            b"\x1aE\xdf\xa3",
+            b"OggS",
+            b"fLaC",
+            b"RIFF\x00\x00\x00\x00WAVE",
+            b"ID3\x03",
+            b"\xff\xfb\x90",
+            b"\xff\xf1\x50",
+            b"\x0bw",
+        ],
+        None: [b"", b"G", b"Gone.", b"\xff\xfe<\x00h\x00", b"#EX", b"< 5", b"<a\x00\x01", MP4[:7]],
+    }.items(),
+)
+async def test_the_first_bytes_tell_what_it_is(
+    form: str | None, heads: list[bytes], tmp_path: Path
+) -> None:
+    for head in heads:
+        assert form_of(head) == form, head
+        (tmp_path / "file").write_bytes(head)
+        assert await form_of_file(tmp_path / "file") == form
 
 
 @pytest.mark.parametrize("media_type", ["text/html", "application/xhtml+xml", "video/mp4", ""])
@@ -22,7 +54,8 @@ AT = "https://media.example/v.mp4"
         MP4,
         MP4[:5],
         b"\xef\xbb\xbf\r\n#EXTM3U\n#EXT-X-VERSION:3\n",
-        b"G" + os.urandom(500) + b"\x00",
+        b"G" + bytes(range(256)),
+        b"<a" + bytes(range(256)),
         b"ID3\x03\x00",
     ],
 )
@@ -36,6 +69,8 @@ def test_media_is_media_whatever_its_label(media_type: str, head: bytes) -> None
         ("text/html", PAGE),
         ("text/html", b"Not found."),
         ("text/html", b""),
+        ("text/html", b"Gone."),
+        ("application/xml", b"<Error><Code>AccessDenied</Code></Error>"),
         ("video/mp4", PAGE),
         ("", b"\xef\xbb\xbf \r\n<HTML lang=en>"),
         ("application/octet-stream", b"<!-- x --> <!-- y -->\n<head>"),
@@ -61,8 +96,8 @@ def test_a_page_is_a_page_whatever_its_label(media_type: str, head: bytes) -> No
         ("utf-8", MP4, True),
         ("aws-chunked,", MP4, True),
         ("gzip", MP4, True),
-        ("gzip", gzip.compress(MP4, mtime=0), False),
-        ("aws-chunked, GZip", gzip.compress(MP4, mtime=0), False),
+        ("gzip", GZIPPED, False),
+        ("aws-chunked, GZip", GZIPPED, False),
         ("br", MP4, False),
     ],
 )
