@@ -39,7 +39,8 @@ _MAX_BOXES = 1000
 _MAX_INDEX_BYTES = 48 * 1024 * 1024
 _MOST_AHEAD = 2 * IN_FLIGHT
 _MOST_BYTES_AHEAD = 16 * 1024 * 1024
-_LATE_SECONDS = 0.02
+_EXACT_SECONDS = 0.02
+_LATE_SECONDS = 0.5  # As `audio_track` has it, which sees nothing of the other tracks here.
 _TICK_SECONDS = 0.5
 _SHARE_BEFORE_JUDGED = 0.1
 _SECONDS_BEFORE_JUDGED = 1.0
@@ -51,7 +52,8 @@ class AudioOptions:
     """How the audio may be fetched: at most so many bytes.
 
     Files whose whole download is expected to take less than ``least_whole_seconds`` are not worth
-    a plan.  ``exact_start`` refuses audio that begins later than the file's other tracks.
+    a plan.  Audio that begins later than the file's other tracks is refused, with ``exact_start``
+    however little it is.
     """
 
     max_bytes: int
@@ -116,7 +118,8 @@ async def _read_index(source: RangeSource, options: AudioOptions, *, resumed: bo
         raise RangesRefused("small")
     moov = await _Boxes(source, head, size_bytes).moov()
     index = await read_audio_index(moov, size_bytes)
-    if options.exact_start and abs(index.starts_late_seconds) > _LATE_SECONDS:
+    latest_seconds = _EXACT_SECONDS if options.exact_start else _LATE_SECONDS
+    if abs(index.starts_late_seconds) > latest_seconds:
         raise RangesRefused("audio_starts_late")
     return index
 

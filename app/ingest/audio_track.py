@@ -24,9 +24,13 @@ from app.ingest.child_process import Refused
 from app.ingest.mp4_boxes import ends_inside_a_box
 
 _INPUT = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mp3,aac",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mp3,aac,ac3,eac3"
+    ",ogg,flac,wav",
     "protocol_whitelist": "file",
 }
+_LATE_SECONDS = 0.5
+"""Sound that begins so long after the pictures has a silence before it."""
+_LATEST_SECONDS = 3600.0
 _TOLERANCE = 0.005
 _TOLERANCE_SECONDS = 1.0
 
@@ -119,7 +123,7 @@ class Track:
     """The audio stream of a source, read in order, and what the source says of its length.
 
     Stamps and samples are counted at ``clock_rate`` (by default the stream's own), from the track's
-    beginning, or from that of all tracks where the source ``counts_all``.
+    beginning, or from that of all tracks where the source ``counts_all`` or the track begins late.
     """
 
     def __init__(
@@ -205,9 +209,11 @@ class Track:
     def _origin_of_stamps(self) -> int:
         """Return the stamp that is 0 s: the track's begin, or that of all the source holds."""
         start = self.stream.start_time or 0
-        if not self._counts_all or self._source.start_time is None:
+        if self._source.start_time is None:
             return start
-        return round(Fraction(self._source.start_time, av.time_base) / self._base)
+        first = round(Fraction(self._source.start_time, av.time_base) / self._base)
+        is_late = _LATE_SECONDS <= (start - first) * self._base <= _LATEST_SECONDS
+        return first if self._counts_all or is_late else start
 
     def _note_end(self, packet: Packet[Any]) -> None:
         if packet.pts is not None:

@@ -25,13 +25,12 @@ _BOXES = frozenset(
     {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot"}
     | {b"sidx", b"ssix", b"emsg", b"prft", b"uuid"}
 )
-_BOX_HEAD_BYTES = 8
+_MARK_BYTES = 12
 _TS_PACKET_BYTES = 188
 _SIGNATURES = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
     b"OggS",
     b"fLaC",
-    b"RIFF",
     b"ID3",
     b"\x0bw",  # AC-3, E-AC-3
 )
@@ -48,6 +47,7 @@ def form_of(head: bytes) -> Form | None:
         return "page"
     is_ts = head[:1] == b"\x47" == head[_TS_PACKET_BYTES : _TS_PACKET_BYTES + 1]
     is_media = is_ts or _is_frame(head) or head[4:8] in _BOXES or head.startswith(_SIGNATURES)
+    is_media = is_media or head[8:12] == b"WAVE"
     return "media" if is_media else None
 
 
@@ -103,7 +103,7 @@ def _may_tell_more(head: bytes) -> bool:
     """Whether what it is may be told by bytes that follow."""
     if len(head) >= _SNIFFED_BYTES or form_of(head):
         return False
-    return len(head) < _BOX_HEAD_BYTES or head[:1] == b"\x47" or not _BINARY.search(head)
+    return len(head) < _MARK_BYTES or head[:1] == b"\x47" or not _BINARY.search(head)
 
 
 def _required(response: httpx.Response, head: bytes) -> bytes:

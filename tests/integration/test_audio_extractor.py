@@ -88,12 +88,31 @@ async def test_video_in_mpeg_ts(tmp_path: Path) -> None:
         ("in.webm", "libopus", 48_000, 2),
         ("in.mkv", "pcm_s16le", 96_000, 1),
         ("in.mkv", "flac", 44_100, 2),
+        ("in.wav", "pcm_s16le", 44_100, 2),
+        ("in.wav", "pcm_f32le", 8_000, 1),
+        ("in.flac", "flac", 44_100, 2),
+        ("in.ogg", "libopus", 48_000, 2),
+        ("in.oga", "flac", 44_100, 1),
+        ("in.opus", "libopus", 48_000, 1),
+        ("in.weba", "libopus", 48_000, 2),
+        ("in.mka", "libopus", 48_000, 2),
+        ("in.mov", "pcm_s16le", 44_100, 2),
+        ("in.m4a", "alac", 44_100, 2),
+        ("in.ac3", "ac3", 48_000, 2),
+        ("in.eac3", "eac3", 48_000, 2),
+        ("in.ts", "mp2", 48_000, 2),
+        ("in.ts", "ac3", 48_000, 2),
+        ("in.ts", "eac3", 48_000, 2),
+        ("in.ts", "libopus", 48_000, 2),
     ],
 )
 async def test_all_else_is_encoded(
     tmp_path: Path, name: str, codec: str, rate: int, channels: int
 ) -> None:
-    source = write_audio(tmp_path / name, 3, codec=codec, rate=rate, channels=channels)
+    container = {"weba": "webm", "mka": "matroska", "ts": "mpegts"}.get(name[3:])
+    source = write_audio(
+        tmp_path / name, 3, codec=codec, container=container, rate=rate, channels=channels
+    )
     made = await extract(source)
     assert_is_m4a(made, 3, channels=channels)
     assert hertz_of(made.path, 0.5) == pytest.approx(300, abs=15)
@@ -127,6 +146,39 @@ async def test_segments_count_from_the_recording_not_from_zero(tmp_path: Path) -
 async def test_audio_that_begins_late_begins_at_zero(tmp_path: Path) -> None:
     source = write_audio(tmp_path / "in.ts", 2, container="mpegts", first_seconds=60)
     assert_is_m4a(await extract(source), 2)
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.mkv", "in.ts"])
+@pytest.mark.parametrize(("late_seconds", "heard_seconds"), [(0.2, 0.0), (1.5, 1.5)])
+async def test_sound_that_begins_after_the_pictures_is_silent_before(
+    tmp_path: Path, name: str, late_seconds: float, heard_seconds: float
+) -> None:
+    source = tmp_path / name
+    with (
+        av.open(str(write_video(tmp_path / "both.mp4", 3))) as given,
+        av.open(str(source), "w", "mpegts" if name == "in.ts" else None) as target,
+    ):
+        streams = {each.index: target.add_stream_from_template(each) for each in given.streams}
+        for packet in given.demux():
+            if packet.dts is None:
+                continue
+            shift = late_seconds if packet.stream.type == "audio" else 0
+            packet.pts += round(shift / packet.time_base)
+            packet.dts += round(shift / packet.time_base)
+            packet.stream = streams[packet.stream.index]
+            target.mux(packet)
+    made = await extract(source)
+    assert made.duration_seconds == pytest.approx(3 + heard_seconds, abs=0.1)
+    assert hertz_of(made.path, heard_seconds + 2.5) == pytest.approx(500, abs=15)
+
+
+async def test_a_recording_that_says_nothing_of_its_length(tmp_path: Path) -> None:
+    """A stream as a recorder leaves it that could not go back to the header."""
+    source = write_audio(tmp_path / "in.wav", 3, codec="pcm_s16le")
+    content = source.read_bytes()
+    at = content.index(b"data") + 4
+    source.write_bytes(content[:at] + b"\xff" * 4 + content[at + 4 :])
+    assert_is_m4a(await extract(source), 3)
 
 
 async def test_a_clock_that_restarts(tmp_path: Path) -> None:
