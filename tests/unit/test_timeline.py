@@ -27,6 +27,28 @@ def test_a_gap_stays_and_a_jump_back_does_not() -> None:
     assert positions == [0, 20, 5040, 5060, 5080, 5100, 5120]
 
 
+@pytest.mark.parametrize(
+    ("told_seconds", "slack_seconds", "position"),
+    [
+        (0.06, 0, 60),
+        (0.09, 0, 60),
+        (0.2, 0, 200),
+        (2, 0, 2000),
+        (2, 2, 60),
+        (3, 2, 3000),
+        (0, 2, 60),
+        (0.5, 24, 60),
+    ],
+)
+def test_a_run_begins_where_the_source_says_but_for_its_rounding(
+    told_seconds: float, slack_seconds: float, position: int
+) -> None:
+    timeline = Timeline(RATE, clocks_restart=True)
+    assert placed(timeline, range(0, 60, PIECE)) == [0, 20, 40]
+    timeline.start_run(told_seconds, slack_seconds)
+    assert timeline.place(0, PIECE) == position
+
+
 def test_many_cuts_do_not_add_up_to_a_drift() -> None:
     """Each cut is off by up to half a piece; the sum must not be."""
     segments = [(second + 0.009, second + 0.5, None) for second in range(100)]
