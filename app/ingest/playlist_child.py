@@ -13,9 +13,9 @@ from urllib.parse import urljoin
 from app.ingest.child_process import Refused
 
 _LINES = re.compile(r"[\r\n]+")
-_ATTRIBUTE = re.compile(r'([A-Za-z0-9-]+)\s*=\s*(?:"([^"]*)|([^",]*))')
+_ATTRIBUTE = re.compile(r'(?<![A-Za-z0-9-])([A-Za-z0-9-]++)\s*=\s*(?:"([^"]*)|([^",]*))')
 _SECONDS = re.compile(r"(\d+)(?:\.(\d*))?", re.ASCII)
-_COUNT = re.compile(r"\d+", re.ASCII)
+_COUNT = re.compile(r"\d{1,30}(?!\d)", re.ASCII)
 _PICTURES = ("avc", "hvc", "hev", "dvh", "dva", "vp0", "vp8", "vp9", "av01", "mp4v", "jpeg", "h26")
 _TEXTS = ("stpp", "wvtt")
 _OPEN_KEY = "identity"
@@ -73,12 +73,19 @@ class _Playlist:
             read(self, value.strip())
 
     def _take_url(self, url: str) -> None:
-        target = urljoin(self._url, url)
+        target = self._absolute(url)
         if self._variant is not None:
             self._variants.append((self._variant, target))
             self._variant = None
         elif not self.is_master:
             self._take_segment(target)
+
+    def _absolute(self, url: str) -> str:
+        """Resolve a URL; what no parser accepts is left for the guard to refuse."""
+        try:
+            return urljoin(self._url, url)
+        except ValueError:
+            return url
 
     def _take_segment(self, url: str) -> None:
         self._count += 1
@@ -119,7 +126,7 @@ class _Playlist:
         number = int(key["IV"], 16) if key.get("IV") else self._number
         if number is None:
             raise ValueError("an IV is needed, and the segment's number is not known")
-        return {"url": urljoin(self._url, key["URI"]), "iv": number.to_bytes(16, "big").hex()}
+        return {"url": self._absolute(key["URI"]), "iv": number.to_bytes(16, "big").hex()}
 
     def _byte_range(self, url: str, text: str | None) -> dict[str, int] | None:
         """Read a segment's range; without an offset it follows the last one of the same file."""
@@ -146,7 +153,7 @@ class _Playlist:
     def take_section(self, value: str) -> None:
         """It holds for all segments up to the next one; its key is told by the first of them."""
         section = _attributes(value)
-        url, byte_range = urljoin(self._url, section["URI"]), None
+        url, byte_range = self._absolute(section["URI"]), None
         if section.get("BYTERANGE"):
             byte_range = _range_of(section["BYTERANGE"], 0)
             self._ends.setdefault(url, byte_range["start"] + byte_range["length"])
@@ -205,7 +212,7 @@ class _Playlist:
         listed: list[tuple[str, bool]] = []
         for each in renditions:
             if each.get("URI"):
-                listed.append((urljoin(self._url, each["URI"]), True))
+                listed.append((self._absolute(each["URI"]), True))
             else:
                 group = each.get("GROUP-ID")
                 listed += [(url, False) for said, url in variants if said.get("AUDIO") == group]

@@ -66,17 +66,19 @@ async def media_chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
     The first chunk is long enough to tell what it is, if anything of it does.
     """
-    head: bytes | None = b""
-    async for chunk in response.aiter_raw():
-        if head is None:
-            yield chunk
-            continue
-        head += chunk
-        if not _may_tell_more(head):
-            yield _required(response, head)
-            head = None
-    if head is not None:
-        yield _required(response, head)
+    head, chunks = b"", response.aiter_raw()
+    try:
+        async for chunk in chunks:
+            head += chunk
+            if not _may_tell_more(head):
+                break
+    except Exception:
+        if form_of(head) == "media":  # The next answer goes on from there.
+            yield head
+        raise
+    yield _required(response, head)
+    async for chunk in chunks:
+        yield chunk
 
 
 def require_media(media_type: str, url: str, head: bytes, encoding: str | None = None) -> None:
