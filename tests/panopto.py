@@ -9,6 +9,7 @@ import pytest
 
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
+from app.errors import IngestFailed
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.guard import GuardedClient
 from app.ingest.hls_streams import HlsStream, open_streams
@@ -134,9 +135,12 @@ async def download_first(
 
 
 async def open_stream(client: GuardedClient, location: MediaLocation) -> HlsStream:
-    """Return the best of the location's streams."""
+    """Return the best of the location's streams, or raise why that fails."""
     async with aclosing(open_streams(client, location)) as streams:
-        return await anext(streams)
+        stream = await anext(streams)
+    if isinstance(stream, IngestFailed):
+        raise stream
+    return stream
 
 
 async def files_in(scratch: LocalStorage) -> list[str]:

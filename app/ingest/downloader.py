@@ -191,6 +191,9 @@ class PanoptoDownloader:
         failures: list[IngestFailed] = []
         async with aclosing(open_streams(client, location)) as streams:
             async for stream in streams:
+                if isinstance(stream, IngestFailed):
+                    failures.append(stream)
+                    continue
                 try:
                     source = await self._fetch_stream(client, stream, scratch, key_stem, report)
                     await _require_audio(source, scratch)

@@ -42,32 +42,26 @@ class HlsStream:
 
 async def open_streams(
     client: GuardedClient, location: MediaLocation
-) -> AsyncGenerator[HlsStream, None]:
-    """Yield each media playlist that can be read and may have the sound, from the best one on.
+) -> AsyncGenerator[HlsStream | IngestFailed, None]:
+    """Yield each media playlist that may have the sound, from the best one on, or why it fails.
 
-    Raises `NotReadyYet` where one has no end yet, whatever passes by itself, and, where there was
-    nothing to yield, the `IngestFailed` of the best: SOURCE_NOT_FOUND where it cannot be read,
-    NO_AUDIO where the master names none.  `NoPlaylist` where the location itself is none.
+    Raises `NotReadyYet` where one has no end yet, `NoPlaylist` where the location itself is none,
+    NO_AUDIO where a master names none, and whatever passes by itself.
     """
     named = await _load(client, location, location.url)
     if isinstance(named, MediaPlaylist):
         yield _stream(location, named, Choice(location.url, is_rendition=False))
         return
-    failures: list[IngestFailed] = []
-    is_one_readable = False
+    if not named.choices:
+        raise no_audio()
     for position, choice in enumerate(named.choices[:_MAX_CHOICES]):
         try:
-            stream = _stream(location, await _load(client, location, choice.url), choice)
+            yield _stream(location, await _load(client, location, choice.url), choice)
         except IngestFailed as error:
             if error.transient:
                 raise
             log.info("hls_choice_failed", choice=position, failure=error.failure.value)
-            failures.append(error)
-            continue
-        is_one_readable = True
-        yield stream
-    if not is_one_readable:
-        raise failures[0] if failures else no_audio()
+            yield error
 
 
 def unreadable() -> IngestFailed:

@@ -195,6 +195,10 @@ async def test_what_cannot_be_had_leads_to_the_next(links: Links, master: str) -
         (ONE.format("missing") + TWO.format("gone.m3u8"), LectureFailure.SOURCE_NOT_FOUND),
         (ONE.format("silent-low.m3u8") + TWO.format("missing"), LectureFailure.NO_AUDIO),
         (SOUND.format("missing") + ONE.format("silent-low.m3u8"), LectureFailure.SOURCE_NOT_FOUND),
+        (
+            SOUND.format("gone.m3u8") + ONE.format("silent-low.m3u8"),
+            LectureFailure.SOURCE_NOT_FOUND,
+        ),
         ('#EXT-X-MEDIA:TYPE=SUBTITLES,URI="s"\n', LectureFailure.SOURCE_NOT_FOUND),
     ],
 )
