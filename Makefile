@@ -49,6 +49,6 @@ $(INSTALLED): requirements/dev.txt pyproject.toml scripts/install
 	PYTHON="$(PYTHON)" scripts/install $(VENV)
 	@touch $@
 
-$(ASSETS): $(INSTALLED) app/http/graphiql_assets.py
-	$(BIN)/python -m app.http.graphiql_assets
+$(ASSETS): $(INSTALLED) app/http/graphiql/assets.py
+	$(BIN)/python -m app.http.graphiql.assets
 	@mkdir -p $(@D) && touch $@

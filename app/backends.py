@@ -14,9 +14,9 @@ from app.db.engine import make_engine, make_locking_sessions, make_sessions
 from app.errors import ConfigurationError, StorageError
 from app.events.wakeups import Wakeups
 from app.jobs.doorbell import ArqDoorbell, open_ring_queue
-from app.services.live import Lookout
-from app.services.quotas import RequestCounter
-from app.services.unit_of_work import Work
+from app.services.kernel.live import Lookout
+from app.services.kernel.quotas import RequestCounter
+from app.services.kernel.unit_of_work import Work
 from app.settings import Settings
 from app.started import announce_start
 from app.storage.factory import open_scratch, open_storage

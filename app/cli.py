@@ -21,8 +21,8 @@ from app.settings import Settings, checked_storage_url, load_settings
 from app.supervisor import Address, CannotRun, Child, Supervisor, free_address, run_command
 
 if TYPE_CHECKING:
-    from app.services.course_import import Counts, ListedCourse
-    from app.services.doctor import Finding
+    from app.services.courses.catalogue_file import Counts, ListedCourse
+    from app.services.upkeep.doctor import Finding
 
 CONFIGURATION_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -125,7 +125,7 @@ def _run(_: argparse.Namespace, settings: Settings) -> int:
 def _api(_: argparse.Namespace, settings: Settings) -> int:
     free_address(settings.host, settings.port)
     _exit_on_sigterm()
-    from app.http.server import serve
+    from app.http.edge.server import serve
     from app.main import create_app
 
     with EmbeddedServers(settings) as servers:
@@ -177,7 +177,7 @@ def _schema(_: argparse.Namespace, __: Settings) -> int:
 
 
 def _import_courses(options: argparse.Namespace, settings: Settings) -> int:
-    from app.services.course_import import CannotRead, read_courses
+    from app.services.courses.catalogue_file import CannotRead, read_courses
 
     try:
         courses = read_courses(options.file)
@@ -192,14 +192,14 @@ def _import_courses(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _change_catalogue(settings: Settings, courses: "list[ListedCourse]") -> "Counts":
-    from app.services.course_import import change_catalogue
+    from app.services.courses.catalogue_file import change_catalogue
 
     await _require_newest_schema(settings.database_url or "")
     return await change_catalogue(settings.database_url or "", courses)
 
 
 def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:
-    from app.services.storage_keys import is_temporary
+    from app.services.kernel.storage_keys import is_temporary
     from app.storage.copy_command import copy_storage
 
     _exit_on_sigterm(TERMINATED_EXIT)
@@ -217,7 +217,7 @@ def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _demo(options: argparse.Namespace, settings: Settings) -> int:
-    from app.embedded import demo
+    from app.demo import demonstration as demo
 
     return demo.main(settings, exit_after=options.exit)
 
@@ -278,7 +278,7 @@ def _findings(settings: Settings, *, deep: bool) -> "list[Finding]":
 
 async def _examine(settings: Settings, *, deep: bool) -> "list[Finding]":
     from app.db.engine import make_engine, make_sessions
-    from app.services.doctor import Doctor
+    from app.services.upkeep.doctor import Doctor
     from app.storage.factory import open_scratch, open_storage
 
     database_url = settings.database_url or ""

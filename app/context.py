@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.links import LinkSigner
 from app.auth.viewer import Viewer
 from app.backends import Backends
-from app.services.quotas import Allowance, Usage
+from app.services.kernel.quotas import Allowance, Usage
 from app.settings import Settings
 
 QUERIES_AT_ONCE = 4

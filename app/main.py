@@ -14,17 +14,17 @@ from app.auth.tokens import TokenVerifier
 from app.auth.viewer import Viewer, user_id
 from app.backends import open_backends
 from app.context import AppState, GraphQLContext
-from app.http.files import FileAccess, file_routes
-from app.http.graphiql import graphiql_routes, make_graphiql_page
-from app.http.graphql import GraphQLEndpoint
-from app.http.health import Dependencies, health_routes
-from app.http.persisted import PersistedDocuments
-from app.http.security import install_middleware
+from app.http.edge.health import Dependencies, health_routes
+from app.http.edge.security import install_middleware
+from app.http.files.routes import FileAccess, file_routes
+from app.http.graphiql.page import graphiql_routes, make_graphiql_page
+from app.http.graphql.endpoint import GraphQLEndpoint
+from app.http.graphql.persisted import PersistedDocuments
 from app.observability import configure_logging
 from app.schema.root import schema
-from app.services.documents import get_file_grant
-from app.services.file_grants import FileGrant, Reader
-from app.services.quotas import Allowance
+from app.services.documents.file_grants import FileGrant, Reader
+from app.services.documents.read import get_file_grant
+from app.services.kernel.quotas import Allowance
 from app.settings import Settings
 
 

@@ -17,6 +17,7 @@ from app.ingest.pages import count_pages
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.ytdlp_source import require_known
 from app.jobs.doorbell import open_ring_queue
+from app.jobs.lanes import lanes_of
 from app.jobs.runner import (
     DATABASE_TROUBLE,
     HEARTBEAT_SECONDS,
@@ -24,14 +25,13 @@ from app.jobs.runner import (
     JobHandler,
     JobRunner,
 )
-from app.jobs.tasks import lanes_of
 from app.jobs.worker import RingWorker
 from app.observability import configure_logging
-from app.services.downloads import LectureDownloads
-from app.services.page_counts import PageCounts
-from app.services.store_sweep import StoreSweep, interval_of, sweep_forever
-from app.services.sweep import Sweep, plan_sweep
-from app.services.unit_of_work import Work
+from app.services.documents.page_counts import PageCounts
+from app.services.kernel.unit_of_work import Work
+from app.services.lectures.download import LectureDownloads
+from app.services.upkeep.store_sweep import StoreSweep, interval_of, sweep_forever
+from app.services.upkeep.sweep import Sweep, plan_sweep
 from app.settings import Settings
 
 log = structlog.get_logger()

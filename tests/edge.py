@@ -22,11 +22,11 @@ from app.errors import (
     StorageError,
     Unauthenticated,
 )
-from app.http.graphql import GraphQLEndpoint
-from app.http.persisted import PersistedDocuments
-from app.http.server import running_server
-from app.schema.limits import schema_config
-from app.schema.scalars import BigInt, Upload
+from app.http.edge.server import running_server
+from app.http.graphql.endpoint import GraphQLEndpoint
+from app.http.graphql.persisted import PersistedDocuments
+from app.schema.kernel.limits import schema_config
+from app.schema.kernel.scalars import BigInt, Upload
 from app.settings import Settings, load_settings
 
 TOKEN = "ada"

@@ -15,7 +15,7 @@ import httpx
 
 from app.auth.issuer import DevelopmentIssuer
 from app.embedded.panopto import PanoptoSimulator
-from app.http.server import running_server
+from app.http.edge.server import running_server
 from app.settings import Settings
 from app.worker import open_worker
 from tests.graphql_ws import GraphQLSocketClient, open_socket

@@ -9,10 +9,10 @@ import strawberry
 
 from app.auth.links import steady_expiry
 from app.context import GraphQLContext
-from app.schema.document_types import Document
-from app.services.documents import OwnDocument
-from app.services.file_grants import DOCUMENT_FILE
-from app.services.ports import Session
+from app.schema.documents import Document
+from app.services.documents.file_grants import DOCUMENT_FILE
+from app.services.documents.read import OwnDocument
+from app.services.kernel.ports import Session
 
 Info = strawberry.Info[GraphQLContext, None]
 Answer = TypeVar("Answer")

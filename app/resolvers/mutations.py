@@ -6,8 +6,10 @@ import strawberry
 
 from app.errors import NotFound
 from app.resolvers.info import Info, document_shape
-from app.schema.error_types import NotFoundError
-from app.schema.lecture_types import Lecture
+from app.schema.kernel.errors import NotFoundError
+from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.shapes import ItemId
+from app.schema.lectures import Lecture
 from app.schema.mutation_types import (
     CancelLectureDownloadResult,
     DeleteDocumentPayload,
@@ -31,9 +33,9 @@ from app.schema.mutation_types import (
     UploadDocumentPayload,
     UploadDocumentResult,
 )
-from app.schema.scalars import parse_uuid
-from app.schema.shapes import ItemId
-from app.services import lecture_requests, removal, uploads
+from app.services import removal
+from app.services.documents import upload as uploads
+from app.services.lectures import request as lecture_requests
 
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description="1 to 100 ids.")]
 _INPUT = strawberry.argument(description="What is asked for.")

@@ -9,13 +9,12 @@ import strawberry
 from app import domain
 from app.errors import BadUserInput
 from app.resolvers.info import Info, counter, document_shape
-from app.schema import viewer_types
-from app.schema.course_types import Course
-from app.schema.document_types import Document
-from app.schema.lecture_types import Lecture
-from app.schema.limits import LINKS_PER_REQUEST, OPERATIONS_PER_SOCKET
-from app.schema.scalars import BigInt, parse_uuid
-from app.schema.shapes import (
+from app.schema import account as viewer_types
+from app.schema.courses import Course
+from app.schema.documents import Document
+from app.schema.kernel.limits import LINKS_PER_REQUEST, OPERATIONS_PER_SOCKET
+from app.schema.kernel.scalars import BigInt, parse_uuid
+from app.schema.kernel.shapes import (
     After,
     Connection,
     First,
@@ -25,11 +24,12 @@ from app.schema.shapes import (
     make_connection,
     make_linked_connection,
 )
-from app.services import courses as course_service
-from app.services import documents as document_service
-from app.services import lectures as lecture_service
-from app.services.keyset import MAX_PAGE_SIZE
-from app.services.quotas import stored_bytes
+from app.schema.lectures import Lecture
+from app.services.courses import read as course_service
+from app.services.documents import read as document_service
+from app.services.kernel.keyset import MAX_PAGE_SIZE
+from app.services.kernel.quotas import stored_bytes
+from app.services.lectures import read as lecture_service
 
 OfCourse = Annotated[UUID | None, strawberry.argument(description="Those of this course alone.")]
 OfStatus = Annotated[

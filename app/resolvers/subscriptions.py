@@ -6,11 +6,11 @@ from contextlib import aclosing
 import strawberry
 
 from app.resolvers.info import Info, document_shape
-from app.schema.document_types import DocumentEvent
-from app.schema.lecture_types import Lecture, LectureEvent
-from app.schema.scalars import parse_uuid
-from app.schema.shapes import ItemId
-from app.services import live
+from app.schema.documents import DocumentEvent
+from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.shapes import ItemId
+from app.schema.lectures import Lecture, LectureEvent
+from app.services.kernel import live
 
 
 async def lecture_status(info: Info, id: ItemId) -> AsyncGenerator[Lecture, None]:

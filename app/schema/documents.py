@@ -1,114 +1,135 @@
-"""From the text of a document to one that is parsed, within the limits, and valid.
+"""The public shape of a document, and of what happens to it."""
 
-Parsing and validation cost far more than running a small query, so documents that passed are
-remembered by their text.
-"""
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import strawberry
 
-from graphql import (
-    DocumentNode,
-    GraphQLError,
-    GraphQLSchema,
-    GraphQLSyntaxError,
-    NoSchemaIntrospectionCustomRule,
-    parse,
-    specified_rules,
-    validate,
+from app.domain import DocumentStatus, EventKind
+from app.errors import BadUserInput
+from app.schema.courses import Course
+from app.schema.kernel.scalars import BigInt
+from app.schema.kernel.shapes import Node, expose_enum
+from app.services.documents.read import OwnDocument
+
+expose_enum(
+    DocumentStatus,
+    "Where a document stands.",
+    UPLOADED="It is there.",
+    FAILED="It could not be kept.",
 )
-from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
-from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
-from app.schema.limits import MAX_TOKENS, LimitExceeded, check_limits, has_too_many_tokens
+MIN_LINK_SECONDS = 30
+MAX_LINK_SECONDS = 3600
+DEFAULT_LINK_SECONDS = 300
 
-MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
-# Longer texts (comments and strings have no limit of their own) are checked anew each time, so
-# that one of them does not drive out all others.
-_MAX_REMEMBERED_CHARACTERS = 8 * 1024
-# A token with its nodes, their places and its text, where each is a field: 560 to 620 bytes with
-# CPython 3.11 (tracemalloc), and 330 in most other documents.  A character is in the text, in its
-# token and in CPython's copy as UTF-8, in 4 bytes each at most.
-_BYTES_PER_TOKEN = 640
-_BYTES_PER_CHARACTER = 12
-
-# More help nobody; finding and printing each costs time and the answer's length.
-_MAX_ERRORS = 20
+TimeToLive = Annotated[
+    int | None,
+    strawberry.argument(description="Its life, 30 to 3600 seconds; half of it is left at least."),
+]
+SignLink = Callable[[UUID, int], tuple[str, int]]
+"""From a document's id and a time to live in seconds to the signed query string, and its end since
+the epoch."""
 
 
-class DocumentRefused(Exception):
-    """The document cannot be run; ``errors`` tell why."""
+@strawberry.type
+class SignedLink:
+    """Asked for again within the first half of its life it is the same link."""
 
-    def __init__(self, errors: Sequence[GraphQLError]) -> None:
-        super().__init__()
-        self.errors = errors
+    url: str = strawberry.field(
+        description="Path on this service; whoever holds it reads the file, without a token."
+    )
+    expires_at: datetime = strawberry.field(
+        description="When it ends: after half of the time that was asked for, up to all of it."
+    )
 
 
-class DocumentChecker:
-    """Parses and validates documents for one schema."""
+def _signed_file(
+    root: Any,
+    ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS,
+    download: Annotated[
+        bool | None, strawberry.argument(description="Whether the answer is an attachment.")
+    ] = False,
+) -> SignedLink:
+    ttl = DEFAULT_LINK_SECONDS if ttl_seconds is None else ttl_seconds
+    if not MIN_LINK_SECONDS <= ttl <= MAX_LINK_SECONDS:
+        raise BadUserInput(f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}.")
+    query, expires_at = root.sign(UUID(root.id), ttl)
+    url = f"{root.file_url}?{query}{'&download=1' if download else ''}"
+    return SignedLink(url=url, expires_at=datetime.fromtimestamp(expires_at, UTC))
 
-    def __init__(self, schema: GraphQLSchema, *, introspection: bool) -> None:
-        self._schema = schema
-        own_rules = (MaybeNullValidationRule, OneOfInputValidationRule)
-        no_introspection = () if introspection else (NoSchemaIntrospectionCustomRule,)
-        self._rules = (*specified_rules, *own_rules, *no_introspection)
-        # Suggestions tell names of the schema, one guess at a time.
-        self._hide_suggestions = not introspection
-        self._remembered: OrderedDict[str, tuple[DocumentNode, int]] = OrderedDict()
-        self._remembered_bytes = 0
 
-    def check(self, text: str) -> DocumentNode:
-        """Return the document, or raise `DocumentRefused`."""
-        if text in self._remembered:
-            self._remembered.move_to_end(text)
-            return self._remembered[text][0]
-        document = self._check(text)
-        if len(text) <= _MAX_REMEMBERED_CHARACTERS:
-            self._remember(text, document)
-        return document
+def _signed_file_url(root: Any, ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS) -> str:
+    return _signed_file(root, ttl_seconds).url
 
-    def _remember(self, text: str, document: DocumentNode) -> None:
-        """Keep the document, and forget those that were used least of late for it."""
-        weight = _weigh(text, document)
-        self._remembered[text] = document, weight
-        self._remembered_bytes += weight
-        while self._remembered_bytes > MAX_REMEMBERED_BYTES:
-            _, (_, forgotten) = self._remembered.popitem(last=False)
-            self._remembered_bytes -= forgotten
 
-    def _check(self, text: str) -> DocumentNode:
-        # The limits come first and alone: the standard rules are slow on what the limits refuse.
-        try:
-            document = _parse(text)
-            check_limits(self._schema, document)
-        except GraphQLError as error:
-            raise DocumentRefused([error]) from None
-        errors = validate(
-            self._schema,
-            document,
-            self._rules,
-            max_errors=_MAX_ERRORS,
-            hide_suggestions=self._hide_suggestions,
+@strawberry.type
+class Document(Node):
+    """A PDF of a course, shared by everyone linked to it."""
+
+    course_id: UUID = strawberry.field(description="The course that it was uploaded to.")
+    course: Course | None = strawberry.field(
+        description="Null where the id names no course in the catalogue."
+    )
+    filename: str = strawberry.field(description="The name under which the viewer uploaded it.")
+    mime_type: str = strawberry.field(description="Always application/pdf.")
+    size_bytes: BigInt = strawberry.field(description="How large the file is.")
+    page_count: int | None = strawberry.field(
+        description="Null until it is counted, and where it cannot be."
+    )
+    description: str | None = strawberry.field(description="What it is about; null: not told.")
+    status: DocumentStatus = strawberry.field(description="Where it stands.")
+    file_url: str = strawberry.field(
+        description="Path on this service that streams the file, for users linked to it and admins."
+    )
+    revision: int = strawberry.field(
+        description="Grows with every change of the document, the viewer's own name for it "
+        "included; a client drops an event whose revision it has passed."
+    )
+    created_at: datetime = strawberry.field(description="When it was first uploaded.")
+    updated_at: datetime = strawberry.field(description="When it last changed.")
+    sign: strawberry.Private[SignLink]
+
+    signed_file: SignedLink = strawberry.field(
+        resolver=_signed_file,
+        description="A link that lets anyone who holds it read the file until it expires: for "
+        "pages and tabs that cannot send a token.",
+    )
+    signed_file_url: str = strawberry.field(
+        resolver=_signed_file_url,
+        description="The url of signedFile.",
+    )
+
+    @classmethod
+    def from_model(cls, own: OwnDocument, sign: SignLink) -> "Document":
+        """Return the row as its viewer has it, in its public shape."""
+        row = own.document
+        return cls(
+            id=strawberry.ID(str(row.id)),
+            course_id=row.course_id,
+            course=None if row.course is None else Course.from_model(row.course),
+            filename=own.filename,
+            mime_type=row.mime_type,
+            size_bytes=BigInt(row.size_bytes),
+            page_count=row.page_count,
+            description=row.description,
+            status=row.status,
+            file_url=f"/api/documents/{row.id}/file",
+            revision=row.revision,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            sign=sign,
         )
-        if errors:
-            raise DocumentRefused(errors)
-        return document
 
 
-def _weigh(text: str, document: DocumentNode) -> int:
-    """Return the bytes that the document takes at most; tokens hold on to comments as well."""
-    tokens = 0
-    token = document.loc.start_token if document.loc else None
-    while token is not None:
-        tokens += 1
-        token = token.next
-    return tokens * _BYTES_PER_TOKEN + len(text) * _BYTES_PER_CHARACTER
+@strawberry.type
+class DocumentEvent:
+    """A change of a document that the viewer is, or was, linked to."""
 
-
-def _parse(text: str) -> DocumentNode:
-    try:
-        return parse(text, max_tokens=MAX_TOKENS)
-    except GraphQLSyntaxError:
-        if has_too_many_tokens(text):
-            raise LimitExceeded(f"The document has more than {MAX_TOKENS} tokens.") from None
-        raise
+    kind: EventKind = strawberry.field(description="What happened.")
+    document_id: strawberry.ID = strawberry.field(description="Its id.")
+    document: Document | None = strawberry.field(
+        description="document is null once the viewer has lost it."
+    )

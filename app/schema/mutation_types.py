@@ -5,15 +5,15 @@ from uuid import UUID
 
 import strawberry
 
-from app.schema.document_types import Document
-from app.schema.error_types import (
+from app.schema.documents import Document
+from app.schema.kernel.errors import (
     ConflictError,
     InvalidInputError,
     NotFoundError,
     RateLimitedError,
 )
-from app.schema.lecture_types import Lecture
-from app.schema.scalars import Upload
+from app.schema.kernel.scalars import Upload
+from app.schema.lectures import Lecture
 
 # requestLectureDownload
 

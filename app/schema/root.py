@@ -8,11 +8,13 @@ from graphql import GraphQLNamedType
 from strawberry.types.base import StrawberryObjectDefinition
 
 from app.resolvers import mutations, queries, subscriptions
-from app.schema.course_types import Course
-from app.schema.document_types import Document
-from app.schema.error_types import ERROR_MAP
-from app.schema.lecture_types import Lecture
-from app.schema.limits import schema_config
+from app.schema.account import Limits, Viewer
+from app.schema.courses import Course
+from app.schema.documents import Document
+from app.schema.kernel.errors import ERROR_MAP
+from app.schema.kernel.limits import schema_config
+from app.schema.kernel.shapes import Connection, LinkedConnection, Node
+from app.schema.lectures import Lecture
 from app.schema.mutation_types import (
     CancelLectureDownloadResult,
     DeleteDocumentResult,
@@ -25,8 +27,6 @@ from app.schema.mutation_types import (
     UnlinkLecturesResult,
     UploadDocumentResult,
 )
-from app.schema.shapes import Connection, LinkedConnection, Node
-from app.schema.viewer_types import Limits, Viewer
 
 
 @strawberry.type

@@ -17,12 +17,12 @@ from app.db import ledger
 from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import FieldErrorCode, JobKind
 from app.errors import FieldProblem, InvalidInput, NotFound
-from app.services.attempt_files import kept_keys
-from app.services.keyset import MAX_PAGE_SIZE
-from app.services.lectures import linked, real_id, require_admin, select_real
-from app.services.objects import delete_objects
-from app.services.storage_keys import audio_key
-from app.services.unit_of_work import UnitOfWork, Work
+from app.services.kernel.keyset import MAX_PAGE_SIZE
+from app.services.kernel.objects import delete_objects
+from app.services.kernel.storage_keys import audio_key
+from app.services.kernel.unit_of_work import UnitOfWork, Work
+from app.services.lectures.attempt_files import kept_keys
+from app.services.lectures.read import linked, real_id, require_admin, select_real
 from app.storage.protocol import ObjectStore
 
 

@@ -23,7 +23,7 @@ import pytest
 
 from app.auth.issuer import DevelopmentIssuer
 from app.embedded.panopto import PanoptoSimulator, Recording
-from app.services.storage_keys import is_temporary
+from app.services.kernel.storage_keys import is_temporary
 from app.settings import Settings
 from app.storage.copy_command import copy_storage
 from tests.acceptance import test_documents, test_lectures

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from app.auth.issuer import DevelopmentIssuer
 from app.auth.tokens import TokenVerifier
 from app.errors import Conflict, PayloadTooLarge, RateLimited, StorageFull
-from app.http.security import install_middleware
+from app.http.edge.security import install_middleware
 from app.settings import load_settings
 from tests.serving import issuer_directory, new_client, serving
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from app.cli import main
 from app.db.engine import make_engine
-from app.services.course_import import CannotRead, ListedCourse, read_courses
+from app.services.courses.catalogue_file import CannotRead, ListedCourse, read_courses
 
 BIOLOGY = ListedCourse("BIO 101", "Introduction to Biology", "Dr. Green")
 

@@ -21,7 +21,7 @@ from app.db.models import Document, Lecture
 from app.domain import JobKind, LectureStatus
 from app.embedded.servers import EmbeddedServers
 from app.errors import StorageError
-from app.services.doctor import Doctor, Finding
+from app.services.upkeep.doctor import Doctor, Finding
 from app.settings import Settings, load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.events.wakeups import Wakeups
 from app.jobs.doorbell import RING_SECONDS, ArqDoorbell, open_ring_queue
 from app.jobs.worker import MAX_RINGS_AT_ONCE, RingWorker
-from app.services.unit_of_work import Work
+from app.services.kernel.unit_of_work import Work
 from tests.wait import wait_until
 
 

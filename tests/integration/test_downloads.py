@@ -22,9 +22,9 @@ from app.errors import LeaseLost, StorageError
 from app.ingest.audio import PyAvAudioExtractor
 from app.ingest.downloader import PanoptoDownloader
 from app.ingest.pipeline import AudioPipeline
-from app.services import attempt_files
-from app.services.downloads import RETRIED, LectureDownloads
-from app.services.lecture_requests import cancel_download
+from app.services.lectures import attempt_files
+from app.services.lectures.download import RETRIED, LectureDownloads
+from app.services.lectures.request import cancel_download
 from app.settings import Settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage

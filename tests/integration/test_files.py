@@ -21,9 +21,9 @@ from app.auth.links import LinkSigner
 from app.auth.tokens import TokenVerifier
 from app.auth.viewer import Viewer, user_id
 from app.errors import StorageError
-from app.http.files import FileAccess, file_routes
-from app.http.security import install_middleware
-from app.services.file_grants import DOCUMENT_FILE, FileGrant, Reader
+from app.http.edge.security import install_middleware
+from app.http.files.routes import FileAccess, file_routes
+from app.services.documents.file_grants import DOCUMENT_FILE, FileGrant, Reader
 from app.settings import load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from app.http import socket as graphql_socket
-from app.http import user_connections
+from app.http.edge import user_connections
+from app.http.graphql import socket as graphql_socket
 from tests.edge import Edge, running_edge
 from tests.graphql_ws import open_socket
 from tests.wait import wait_until

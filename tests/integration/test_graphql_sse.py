@@ -10,7 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from app.http import event_stream
+from app.http.graphql import event_stream
 from tests.edge import Edge, running_edge
 from tests.wait import wait_until
 

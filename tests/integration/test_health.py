@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 
 from app.auth.tokens import TokenVerifier
 from app.errors import StorageError
-from app.http.health import Dependencies, health_routes
-from app.http.security import install_middleware
+from app.http.edge.health import Dependencies, health_routes
+from app.http.edge.security import install_middleware
 from app.settings import Settings, load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage

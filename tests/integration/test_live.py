@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.auth.viewer import Viewer
 from app.backends import open_backends
 from app.db.models import Lecture, User, UserLecture
-from app.services import live
-from app.services.lectures import get_lecture
-from app.services.unit_of_work import Work
+from app.services.kernel import live
+from app.services.kernel.unit_of_work import Work
+from app.services.lectures.read import get_lecture
 from app.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]

@@ -16,11 +16,11 @@ from app.db.ledger import Lease
 from app.db.models import NOBODY, Job, Lecture, LectureAlias, User, UserLecture
 from app.domain import JobKind, JobState, LectureFailure, LectureStatus
 from app.errors import LeaseLost
-from app.services.lecture_requests import DownloadRequest, lock_lecture, request_download
-from app.services.lectures import get_lecture
-from app.services.merging import settle_identity
-from app.services.quotas import Allowance
-from app.services.unit_of_work import Work
+from app.services.kernel.quotas import Allowance
+from app.services.kernel.unit_of_work import Work
+from app.services.lectures.merging import settle_identity
+from app.services.lectures.read import get_lecture
+from app.services.lectures.request import DownloadRequest, lock_lecture, request_download
 from app.settings import Settings
 from tests.wait import wait_until
 

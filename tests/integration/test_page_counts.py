@@ -13,7 +13,7 @@ from app.db.ledger import Lease
 from app.db.models import Document
 from app.domain import JobKind, JobState
 from app.ingest.pages import count_pages
-from app.services.page_counts import PageCounts
+from app.services.documents.page_counts import PageCounts
 from app.settings import Settings
 from tests.children import kill_a_child
 from tests.pdfs import make_pdf

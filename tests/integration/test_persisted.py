@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from app.errors import ConfigurationError
-from app.http import persisted
-from app.http.persisted import PersistedDocuments
+from app.http.graphql import persisted
+from app.http.graphql.persisted import PersistedDocuments
 from app.settings import load_settings
 from tests.edge import TOKEN, Edge, running_edge
 from tests.graphql_ws import open_socket

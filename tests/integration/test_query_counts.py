@@ -16,7 +16,7 @@ from app.backends import Backends, open_backends
 from app.context import QUERIES_AT_ONCE, AppState, GraphQLContext
 from app.db.models import Course, Document, Lecture, User, UserDocument, UserLecture
 from app.schema.root import schema
-from app.services.quotas import Allowance
+from app.services.kernel.quotas import Allowance
 from app.settings import Settings
 
 ROWS = 30

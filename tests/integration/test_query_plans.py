@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.auth.viewer import Viewer
 from app.db.engine import make_engine
 from app.embedded.postgres import EmbeddedPostgres
-from app.services.lectures import as_seen_by, linked, select_real
+from app.services.lectures.read import as_seen_by, linked, select_real
 
 PAGE = 51  # 50 and the one that tells whether there are more
 USERS = 1000

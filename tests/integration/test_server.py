@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from app.errors import ConfigurationError
-from app.http.server import running_server, serve
+from app.http.edge.server import running_server, serve
 from app.settings import load_settings
 
 

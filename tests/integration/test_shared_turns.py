@@ -11,8 +11,8 @@ from app.backends import Backends, open_backends
 from app.db import ledger
 from app.db.models import Job
 from app.domain import JobKind
-from app.services.lecture_requests import DownloadRequest, request_download
-from app.services.quotas import Allowance
+from app.services.kernel.quotas import Allowance
+from app.services.lectures.request import DownloadRequest, request_download
 from app.settings import Settings
 
 DOWNLOAD = JobKind.DOWNLOAD_LECTURE

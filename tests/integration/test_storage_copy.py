@@ -9,7 +9,7 @@ import pytest
 
 from app.cli import main
 from app.errors import StorageError
-from app.services.storage_keys import is_temporary
+from app.services.kernel.storage_keys import is_temporary
 from app.storage.copying import Copied, CopyJob, Outcome
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage

@@ -18,9 +18,9 @@ from app.db import ledger
 from app.db.models import Document, Job, Lecture, User, UserDocument, UserLecture
 from app.domain import JobKind, JobState, LectureFailure, LectureStatus
 from app.errors import StorageError
-from app.services import store_sweep
-from app.services.doctor import Doctor
-from app.services.sweep import SWEEP_SUBJECT, Sweep, plan_sweep
+from app.services.upkeep import store_sweep
+from app.services.upkeep.doctor import Doctor
+from app.services.upkeep.sweep import SWEEP_SUBJECT, Sweep, plan_sweep
 from app.settings import Settings
 from app.storage.local import LocalStorage
 from app.storage.protocol import ObjectInfo, ObjectStore

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.http import connection, request_body
+from app.http.edge import connection
+from app.http.graphql import request_body
 from tests.edge import TOKEN, Edge, running_edge
 from tests.graphql_ws import open_socket
 from tests.wait import wait_until

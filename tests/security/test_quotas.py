@@ -58,7 +58,7 @@ def value(response: httpx.Response) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Late answers of Redis let requests through uncounted; a busy machine's are late as well."""
-    monkeypatch.setattr("app.services.quotas._PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr("app.services.kernel.quotas._PATIENCE_SECONDS", 30.0)
 
 
 async def test_accepted_downloads_count_and_the_answer_tells_what_is_left(

@@ -116,7 +116,7 @@ async def test_polyglots_are_pdfs_to_every_browser(service: Service, ada: Client
     ],
 )
 async def test_no_filename_breaks_out(name: str) -> None:
-    from app.http.disposition import content_disposition
+    from app.http.files.disposition import content_disposition
 
     value = content_disposition(name)
     assert value.isascii()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.http.disposition import content_disposition
+from app.http.files.disposition import content_disposition
 
 # RFC 6266 with RFC 8187: one quoted string without escapes, and one extended value.
 GRAMMAR = re.compile(

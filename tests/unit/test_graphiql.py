@@ -8,8 +8,8 @@ import pytest
 from starlette.applications import Starlette
 
 from app.auth.tokens import TokenVerifier
-from app.http import graphiql_assets
-from app.http.graphiql import graphiql_routes, make_graphiql_page
+from app.http.graphiql import assets as graphiql_assets
+from app.http.graphiql.page import graphiql_routes, make_graphiql_page
 from app.settings import load_settings
 from tests.serving import new_client, serving
 

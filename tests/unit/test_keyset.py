@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadUserInput
-from app.services.keyset import (
+from app.services.kernel.keyset import (
     CodeKey,
     TimeKey,
     decode_code,

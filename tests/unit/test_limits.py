@@ -8,10 +8,10 @@ from types import FrameType
 import pytest
 from graphql import GraphQLSchema, build_schema, get_introspection_query, parse
 
-from app.schema import documents
-from app.schema.documents import DocumentChecker, DocumentRefused
-from app.schema.error_format import format_errors
-from app.schema.limits import check_limits
+from app.schema.kernel import operations as documents
+from app.schema.kernel.error_format import format_errors
+from app.schema.kernel.limits import check_limits
+from app.schema.kernel.operations import DocumentChecker, DocumentRefused
 from app.schema.root import schema as studybuddy
 
 SCHEMA: GraphQLSchema = build_schema(

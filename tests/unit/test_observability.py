@@ -56,7 +56,10 @@ def production(**changes: object) -> Settings:
         ("redis://:pa55@redis.internal:6379/0", "redis://[redacted]@redis.internal:6379/0"),
         ("postgresql://u:p@h/db", "postgresql://[redacted]@h/db"),
         ("[Errno 2] no such file: '/var/lib/data/x.pdf'", "[Errno 2] no such file: '…/x.pdf'"),
-        ('File "/srv/x/app/http/files.py", line 7', 'File "app/http/files.py", line 7'),
+        (
+            'File "/srv/x/app/http/files/routes.py", line 7',
+            'File "app/http/files/routes.py", line 7',
+        ),
         ('File "/srv/x/site-packages/a/b.py", line 7', 'File "site-packages/a/b.py", line 7'),
         ('File "/srv/x/other/b.py", line 7', 'File "…/b.py", line 7'),
         ("audio/1.m4a is 3/4 done", "audio/1.m4a is 3/4 done"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from app.http.ranges import (
+from app.http.files.ranges import (
     NotModified,
     Part,
     PreconditionFailed,

@@ -15,7 +15,7 @@ from graphql import (
 
 from app.domain import DownloadStage, LectureFailure, LectureStatus
 from app.errors import DomainError
-from app.schema.error_types import ERROR_MAP
+from app.schema.kernel.errors import ERROR_MAP
 from app.schema.root import sdl
 
 ROOT = Path(__file__).parents[2]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.services.downloads import _title
-from app.services.text import readable
+from app.services.kernel.text import readable
+from app.services.lectures.download import _title
 
 AS_WRITTEN = [
     "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, with a joiner's opposite

@@ -1,0 +1,1 @@
+"""What surrounds every request: tokens, origins, logs, errors, the server."""

@@ -1,0 +1,1 @@
+"""What every shape builds on: scalars, pages, errors, limits."""

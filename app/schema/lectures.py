@@ -1,0 +1,173 @@
+"""The public shape of a lecture, and of what happens to it."""
+
+from datetime import datetime
+from uuid import UUID
+
+import strawberry
+
+from app.db import models
+from app.domain import DownloadStage, EventKind, LectureFailure, LectureStatus
+from app.schema.courses import Course
+from app.schema.kernel.scalars import BigInt
+from app.schema.kernel.shapes import Node, expose_enum
+from app.services.kernel.live import Change
+from app.services.lectures.unconfirmed import named_session_id
+from app.services.states import RUNNING
+
+expose_enum(
+    LectureStatus,
+    "PENDING, DOWNLOADING, then COMPLETED or FAILED.",
+    PENDING="It waits for a worker, or for its next attempt.",
+    DOWNLOADING="A worker is at it.",
+    COMPLETED="Its audio is there.",
+    FAILED="It will not go on by itself; `failure` says why.",
+)
+expose_enum(
+    DownloadStage,
+    "What the pipeline is doing while a lecture is DOWNLOADING.",
+    RESOLVING="Asking the source where the recording is.",
+    FETCHING="Fetching it.",
+    EXTRACTING="Making the audio file.",
+)
+expose_enum(
+    LectureFailure,
+    "Why a lecture FAILED; stable for clients to switch on.",
+    LOGIN_REQUIRED="The source wants a login.",
+    SOURCE_NOT_FOUND="There is no such recording, or not any more.",
+    NO_AUDIO="It has no sound that could be read.",
+    BLOCKED_URL="The link leads to a place that is not allowed.",
+    TOO_LARGE="It is larger than the service accepts.",
+    TRUNCATED="Less of it is there than the source says.",
+    TIMEOUT="It took too long.",
+    NETWORK="The source could not be reached, or kept breaking off.",
+    BLOCKED_CONTENT="The virus scanner refused it.",
+    CANCELLED="Somebody cancelled it.",
+    INTERNAL="The service failed.",
+)
+
+
+@strawberry.type
+class DownloadProgress:
+    """How far the download is."""
+
+    stage: DownloadStage = strawberry.field(description="What is being done.")
+    downloaded_bytes: BigInt = strawberry.field(description="What has arrived so far.")
+    total_bytes: BigInt | None = strawberry.field(
+        description="Null while the source has not told its size."
+    )
+    percent: float | None = strawberry.field(description="0 to 100; null while totalBytes is.")
+
+
+@strawberry.type
+class Lecture(Node):
+    """A recording of a course, shared by everyone linked to it."""
+
+    course_id: UUID = strawberry.field(description="The course that it was asked for in.")
+    course: Course | None = strawberry.field(
+        description="Null where the id names no course in the catalogue."
+    )
+    panopto_session_id: str | None = strawberry.field(
+        description="The recording's id at Panopto; null elsewhere, and until it is known."
+    )
+    panopto_url: str | None = strawberry.field(
+        description="The link as it was first asked for; null for uploads."
+    )
+    title: str | None = strawberry.field(description="Null until one is known.")
+    duration_seconds: int | None = strawberry.field(
+        description="Rounded to the nearest; null until it is COMPLETED."
+    )
+    status: LectureStatus = strawberry.field(description="Where it stands.")
+    failure: LectureFailure | None = strawberry.field(description="Null unless it is FAILED.")
+    error_message: str | None = strawberry.field(
+        description="For people: why it FAILED, or why a PENDING one waits; null otherwise."
+    )
+    progress: DownloadProgress | None = strawberry.field(
+        description="Null unless it is DOWNLOADING."
+    )
+    revision: int = strawberry.field(
+        description="Grows with every change of the lecture; a client drops an event whose "
+        "revision it has passed."
+    )
+    attempt: int = strawberry.field(description="How often it was taken up by a worker.")
+    next_attempt_at: datetime | None = strawberry.field(
+        description="When a PENDING lecture that waits is tried again; null where it only queues."
+    )
+    started_at: datetime | None = strawberry.field(
+        description="When a worker first took it up; null before."
+    )
+    completed_at: datetime | None = strawberry.field(
+        description="When it was COMPLETED; null before."
+    )
+    created_at: datetime = strawberry.field(description="When it was first asked for.")
+    updated_at: datetime = strawberry.field(description="When it last changed, progress apart.")
+    viewer_can_retry: bool = strawberry.field(
+        description="Whether retryLectureDownload would queue it again, quotas apart."
+    )
+    viewer_can_cancel: bool = strawberry.field(
+        description="Whether cancelLectureDownload would stop it: not while others use it too, "
+        "admins excepted. It may change without a new revision."
+    )
+
+    @classmethod
+    def from_model(cls, row: models.Lecture) -> "Lecture":
+        """Return the row, read with its course, in its public shape."""
+        return cls(
+            id=strawberry.ID(str(row.id)),
+            course_id=row.course_id,
+            course=None if row.course is None else Course.from_model(row.course),
+            panopto_session_id=named_session_id(row),
+            panopto_url=row.panopto_url,
+            title=row.title,
+            duration_seconds=row.duration_seconds,
+            status=row.status,
+            failure=row.failure,
+            error_message=row.error_message,
+            progress=_progress(row),
+            revision=row.revision,
+            attempt=row.attempt,
+            next_attempt_at=row.next_attempt_at,
+            started_at=row.started_at,
+            completed_at=row.completed_at,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            viewer_can_retry=row.status is LectureStatus.FAILED,
+            viewer_can_cancel=row.status in RUNNING and row.is_held is False,
+        )
+
+
+def _progress(row: models.Lecture) -> DownloadProgress | None:
+    if row.stage is None:
+        return None
+    total = row.total_bytes
+    return DownloadProgress(
+        stage=row.stage,
+        downloaded_bytes=BigInt(row.downloaded_bytes),
+        total_bytes=None if total is None else BigInt(total),
+        percent=min(100.0, 100.0 * row.downloaded_bytes / total) if total else None,
+    )
+
+
+@strawberry.type
+class LectureStatusCount:
+    """How many of the viewer's lectures stand somewhere."""
+
+    status: LectureStatus = strawberry.field(description="Where they stand.")
+    count: int = strawberry.field(description="How many; 0 where there is none.")
+
+
+@strawberry.type
+class LectureEvent:
+    """A change of a lecture that the viewer is, or was, linked to."""
+
+    kind: EventKind = strawberry.field(description="What happened.")
+    lecture_id: strawberry.ID = strawberry.field(description="Its id.")
+    lecture: Lecture | None = strawberry.field(
+        description="lecture is null once the viewer has lost it."
+    )
+
+    @classmethod
+    def from_change(cls, change: Change[models.Lecture]) -> "LectureEvent":
+        """Return the change in its public shape."""
+        lecture = None if change.item is None else Lecture.from_model(change.item)
+        lecture_id = strawberry.ID(str(change.item_id))
+        return cls(kind=change.kind, lecture_id=lecture_id, lecture=lecture)

@@ -1,0 +1,1 @@
+"""Courses: the catalogue, and who may see which."""

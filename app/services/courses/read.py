@@ -1,0 +1,78 @@
+"""The course catalogue, and each user's own courses."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.viewer import Viewer
+from app.db.models import Course
+from app.errors import BadUserInput
+from app.services.kernel.keyset import CodeKey, Page, decode_code, make_page, page_size
+from app.services.kernel.text import is_storable
+
+MAX_SEARCH_CHARACTERS = 200
+MAX_SEARCH_WORDS = 8
+
+
+def visible_to(viewer: Viewer) -> ColumnElement[bool]:
+    """Return the condition under which a course may be shown: the catalogue's, or one's own."""
+    if viewer.is_admin:
+        return true()
+    return or_(Course.owner_id.is_(None), Course.owner_id == viewer.id)
+
+
+async def get_course(session: AsyncSession, viewer: Viewer, course_id: UUID) -> Course | None:
+    """Return the course, or None where there is none that the viewer may see."""
+    return (await get_courses(session, viewer, [course_id])).get(course_id)
+
+
+async def get_courses(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID]
+) -> dict[UUID, Course]:
+    """Return those of the courses that the viewer may see, by id."""
+    query = select(Course).where(Course.id.in_(ids), visible_to(viewer))
+    return {course.id: course for course in await session.scalars(query)}
+
+
+async def list_courses(
+    session: AsyncSession, viewer: Viewer, search: str | None, first: int | None, after: str | None
+) -> Page[Course]:
+    """Return a page of the catalogue by code; ``search`` looks into code, title and instructor."""
+    size, position = page_size(first), decode_code(after)
+    query = select(Course).where(_matching(viewer, search)).order_by(Course.code, Course.id)
+    if position is not None:
+        query = query.where(
+            or_(
+                Course.code > position.code,
+                and_(Course.code == position.code, Course.id > position.id),
+            )
+        )
+    rows = (await session.scalars(query.limit(size + 1))).all()
+    return make_page(rows, [CodeKey(row.code, row.id) for row in rows], size, after=after)
+
+
+async def count_courses(session: AsyncSession, viewer: Viewer, search: str | None) -> int:
+    """Count the whole list."""
+    query = select(func.count()).select_from(Course).where(_matching(viewer, search))
+    return await session.scalar(query) or 0
+
+
+def _matching(viewer: Viewer, search: str | None) -> ColumnElement[bool]:
+    words = _words(search or "")
+    columns = (Course.code, Course.title, Course.instructor)
+    return and_(
+        visible_to(viewer),
+        *(or_(*(column.icontains(word, autoescape=True) for column in columns)) for word in words),
+    )
+
+
+def _words(search: str) -> list[str]:
+    """Return what to look for; each word is three comparisons a row, so there may be few."""
+    if len(search) > MAX_SEARCH_CHARACTERS or not is_storable(search):
+        raise BadUserInput(f"`search` must be text of at most {MAX_SEARCH_CHARACTERS} characters.")
+    words = search.split()
+    if len(words) > MAX_SEARCH_WORDS:
+        raise BadUserInput(f"`search` must be at most {MAX_SEARCH_WORDS} words.")
+    return words

@@ -1,0 +1,1 @@
+"""Documents: uploading, reading and counting the pages of PDFs."""

@@ -1,0 +1,104 @@
+"""The page-count job: a document's pages, counted once, in a child process."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+from sqlalchemy import select, update
+
+from app.db import ledger
+from app.db.ledger import Lease
+from app.db.models import Document
+from app.domain import JobKind, JobState
+from app.errors import ObjectNotFound, StorageError
+from app.ingest.sandbox import ChildKilled
+from app.services.kernel.unit_of_work import Work
+from app.services.lectures.retry_policy import MAX_ATTEMPTS, backoff
+from app.storage.protocol import LocalFiles, ObjectStore
+
+log = structlog.get_logger()
+
+CountPages = Callable[[Path], Awaitable[int | None]]
+
+
+class PageCounts:
+    """What a worker does with a claimed page count."""
+
+    kind = JobKind.COUNT_PAGES
+
+    def __init__(
+        self, work: Work, storage: ObjectStore, scratch: LocalFiles, count: CountPages
+    ) -> None:
+        self._work = work
+        self._storage = storage
+        self._scratch = scratch
+        self._count = count
+
+    async def run(self, lease: Lease) -> str:
+        """Fill in the page count; a PDF too broken or too costly to parse keeps null."""
+        key = await self._storage_key(lease.subject_id)
+        try:
+            pages = None if key is None else await self._count_object(key, lease)
+        except ObjectNotFound:  # Deleted meanwhile, or on its way here from another storage.
+            return await self._retry(lease)
+        except (StorageError, OSError, ChildKilled):
+            log.exception("page_count_failed", document_id=str(lease.subject_id))
+            return await self._retry(lease)
+        return await self._finish(lease, pages)
+
+    async def abandon(self, lease: Lease) -> None:
+        """Leave the page count null: the document stays available."""
+        await self._finish(lease, None)
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Put the job back for another worker at once."""
+        async with self._work.begin() as unit:
+            await ledger.requeue(unit.session, lease, attempt=lease.attempt)
+            unit.ring()
+
+    async def forget(self, lease: Lease) -> None:
+        """Do nothing: nothing is left."""
+
+    async def _count_object(self, key: str, lease: Lease) -> int | None:
+        async with self._as_local_file(key, lease) as path:
+            return await self._count(path)
+
+    async def _retry(self, lease: Lease) -> str:
+        attempts = lease.attempt + 1
+        if attempts >= MAX_ATTEMPTS:
+            return await self._finish(lease, None)
+        async with self._work.begin() as unit:
+            delay = backoff(lease.attempt)
+            await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts)
+        return "retried"
+
+    async def _storage_key(self, document_id: UUID) -> str | None:
+        async with self._work.sessions() as session:
+            query = select(Document.storage_key).where(Document.id == document_id)
+            return await session.scalar(query)
+
+    @asynccontextmanager
+    async def _as_local_file(self, key: str, lease: Lease) -> AsyncIterator[Path]:
+        """Lend the object as a file of this machine; a copy in scratch where it is remote."""
+        if self._scratch is self._storage:
+            await self._storage.stat_file(key)
+            yield self._scratch.path_of(key)
+            return
+        copy = f"{key}.{lease.token.hex[:8]}"
+        try:
+            async with self._storage.open_file(key) as opened:
+                await self._scratch.store_file(copy, opened.chunks)
+            yield self._scratch.path_of(copy)
+        finally:
+            await self._scratch.delete_file(copy)
+
+    async def _finish(self, lease: Lease, pages: int | None) -> str:
+        async with self._work.begin() as unit:
+            if pages is not None:
+                counted = update(Document).where(Document.id == lease.subject_id)
+                await unit.session.execute(counted.values(page_count=pages))
+                await unit.wake_document(lease.subject_id)
+            await ledger.finish(unit.session, lease)
+        return JobState.DONE

@@ -1,0 +1,1 @@
+"""What every feature builds on: units of work, pages of lists, quotas, live status."""

@@ -1,0 +1,222 @@
+"""Live status: wake-ups say that something may have changed, the database says what.
+
+A listener registers first and reads second, so that no change falls in between.  It also looks
+again after a while of silence, since a wake-up can be lost with the Redis that carries it.  While
+the database is away it waits, however long that takes, and goes on with the newest state.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.auth.viewer import Viewer
+from app.db.models import Document, Lecture, UserDocument, UserLecture
+from app.db.outages import is_outage
+from app.domain import EventKind, LectureStatus
+from app.errors import NotFound
+from app.events.wakeups import Ring, Wakeups
+from app.services.documents.read import OwnDocument, get_document
+from app.services.lectures.read import get_lecture
+
+Sessions = async_sessionmaker[AsyncSession]
+Item = TypeVar("Item")
+Seen = TypeVar("Seen")
+Versions = dict[UUID, object]
+
+ENDED = (LectureStatus.COMPLETED, LectureStatus.FAILED)
+LOOK_AGAIN_SECONDS = 10.0
+LOOK_THROUGH_ALL_SECONDS = 30.0
+
+LOOKS_AT_ONCE = 4
+"""Of all the streams of a process: they leave the larger part of the pool to requests."""
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Lookout:
+    """Reads for every live stream of a process: a few at a time, and never in vain.
+
+    A look that finds the database away keeps its turn, without a connection, and tries again until
+    it is back.  So few attempts are made however many streams wait, and all of them follow as soon
+    as the first has succeeded.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._turns = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+    async def look(self, read: Callable[[AsyncSession], Awaitable[Seen]]) -> Seen:
+        """Return what ``read`` returns in a session of its own; it may be called again."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        async with self._turns:
+            while True:
+                try:
+                    async with self._sessions() as session:
+                        return await read(session)
+                except Exception as error:
+                    if not is_outage(error):
+                        raise
+                    if pause_seconds == _FIRST_PAUSE_SECONDS:
+                        _log.warning("live.database_away", reason=type(error).__name__)
+                await asyncio.sleep(pause_seconds * random.uniform(0.5, 1))  # noqa: S311
+                pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+
+async def watch_lecture(
+    lookout: Lookout, wakeups: Wakeups, viewer: Viewer, lecture_id: UUID
+) -> AsyncGenerator[Lecture, None]:
+    """Yield the lecture as it stands, then its newest state after changes; revisions rise.
+
+    Ends once it is COMPLETED or FAILED, or the viewer loses it; `NotFound` where there is none to
+    begin with.  A lecture that is merged into another goes on as the survivor.
+    """
+    watched, revision = lecture_id, -1
+    while True:
+        with wakeups.listen(f"lecture:{watched}") as bell:
+            while True:
+                lecture = await lookout.look(lambda s: get_lecture(s, viewer, lecture_id))
+                if lecture is None and revision < 0:
+                    raise NotFound("lecture", lecture_id)
+                if lecture is None:
+                    return
+                if lecture.id != watched:
+                    watched = lecture.id
+                    break
+                if lecture.revision > revision:
+                    revision = lecture.revision
+                    yield lecture
+                if lecture.status in ENDED:
+                    return
+                await bell.wait(LOOK_AGAIN_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[Item]):
+    """An item of the viewer's that changed; None once the viewer has lost it.
+
+    ``is_new``: nothing was told of it before, nor was it there when the following began.
+    """
+
+    item_id: UUID
+    item: Item | None
+    is_new: bool
+
+    @property
+    def kind(self) -> EventKind:
+        """Return what happened to it."""
+        if self.item is None:
+            return EventKind.REMOVED
+        return EventKind.LINKED if self.is_new else EventKind.CHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class Feed(Generic[Item]):
+    """What the viewer is linked to: each item's version, and how to read one."""
+
+    topic: str
+    versions: Callable[[AsyncSession, Viewer, Collection[UUID] | None], Awaitable[Versions]]
+    read: Callable[[AsyncSession, Viewer, UUID], Awaitable[Item | None]]
+    version_of: Callable[[Item], object]
+
+
+async def follow(
+    lookout: Lookout, wakeups: Wakeups, viewer: Viewer, feed: Feed[Item]
+) -> AsyncGenerator[Change[Item], None]:
+    """Yield every change of what the viewer is linked to, from now on; never ends by itself."""
+    with wakeups.listen(f"user:{viewer.id}") as bell:
+        known = await lookout.look(lambda s: feed.versions(s, viewer, None))
+        while True:
+            rung = _rung(await bell.wait(LOOK_THROUGH_ALL_SECONDS), feed.topic)
+            if rung is not None and not rung:
+                continue
+            look = partial(_changes, viewer=viewer, feed=feed, known=known, rung=rung)
+            for change in await lookout.look(look):
+                _remember(known, feed, change)
+                yield change
+
+
+async def _changes(
+    session: AsyncSession,
+    viewer: Viewer,
+    feed: Feed[Item],
+    known: Versions,
+    rung: set[UUID] | None,
+) -> list[Change[Item]]:
+    current = await feed.versions(session, viewer, rung)
+    return [
+        Change(
+            id_,
+            await feed.read(session, viewer, id_) if id_ in current else None,
+            is_new=id_ not in known,
+        )
+        for id_ in _changed(known, current, rung)
+    ]
+
+
+def _rung(ring: Ring, topic: str) -> set[UUID] | None:
+    """Return the subjects to look at, or None for all of them."""
+    if ring.resync or not ring.subjects:
+        return None
+    return {subject_id for rung_topic, subject_id in ring.subjects if rung_topic == topic}
+
+
+def _changed(known: Versions, current: Versions, rung: set[UUID] | None) -> list[UUID]:
+    looked_at = known.keys() | current.keys() if rung is None else rung
+    return [id_ for id_ in looked_at if known.get(id_) != current.get(id_)]
+
+
+def _remember(known: Versions, feed: Feed[Item], change: Change[Item]) -> None:
+    """Note the version that is told, which may be newer than the one that was found."""
+    if change.item is None:
+        known.pop(change.item_id, None)
+    else:
+        known[change.item_id] = feed.version_of(change.item)
+
+
+async def _lecture_versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Lecture.id, Lecture.revision)
+        .join(UserLecture, UserLecture.lecture_id == Lecture.id)
+        .where(UserLecture.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Lecture.id.in_(ids))
+    return {row.id: row.revision for row in await session.execute(query)}
+
+
+async def _document_versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Document.id, Document.updated_at, UserDocument.filename)
+        .join(UserDocument, UserDocument.document_id == Document.id)
+        .where(UserDocument.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Document.id.in_(ids))
+    return {row.id: (row.updated_at, row.filename) for row in await session.execute(query)}
+
+
+def _lecture_version(lecture: Lecture) -> object:
+    return lecture.revision
+
+
+def _document_version(own: OwnDocument) -> object:
+    return own.document.updated_at, own.filename
+
+
+LECTURES = Feed("lecture", _lecture_versions, get_lecture, _lecture_version)
+DOCUMENTS = Feed("document", _document_versions, get_document, _document_version)

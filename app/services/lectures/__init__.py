@@ -1,0 +1,1 @@
+"""Lectures: asking for one, downloading it, reading it."""

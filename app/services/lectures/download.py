@@ -1,0 +1,388 @@
+"""The download job: a lecture's row carried through the audio pipeline, under a lease.
+
+Every change of the row is fenced: it is made under the lecture's row lock, in a transaction that
+names the lease's token, so a worker that was taken over changes nothing.  The server ends the
+transactions of a worker that was stopped in the middle of one (`app.worker`), and frees the lock.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import structlog
+from sqlalchemy import Interval, func, select, text, type_coerce
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.cancellation import ended
+from app.db import ledger
+from app.db.ledger import Lease
+from app.db.models import Lecture
+from app.db.outages import is_outage
+from app.domain import JobKind, JobState, LectureFailure
+from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
+from app.ingest.part_file import discard_part
+from app.ingest.pipeline import AudioPipeline
+from app.ingest.protocols import ExtractedAudio, LectureRequest, ResolvedLecture
+from app.ingest.sandbox import ChildKilled
+from app.services import states
+from app.services.kernel.storage_keys import audio_key, source_stem
+from app.services.kernel.text import readable
+from app.services.kernel.unit_of_work import UnitOfWork, Work
+from app.services.lectures import attempt_files
+from app.services.lectures.merging import settle_identity
+from app.services.lectures.progress import ProgressWriter
+from app.services.lectures.request import MAX_TITLE_CHARACTERS
+from app.services.lectures.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
+from app.services.lectures.staging import StagedAudio, staged_audio
+from app.storage.protocol import LocalFiles, ObjectStore
+
+log = structlog.get_logger()
+
+RETRIED = "retried"
+_SIGN_OF_LIFE_SECONDS = 1.0
+_RECOVERY_SECONDS = 1.0
+_TIDY_SECONDS = 4.0
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What a lease has begun: the attempt's temporary keys' stem, and the number before it.
+
+    ``is_placing``: the audio may be in its place, though the row does not say so.
+    """
+
+    stem: str
+    attempts_before: int
+    is_placing: bool = False
+
+
+class LectureDownloads:
+    """What a worker does with a claimed download."""
+
+    kind = JobKind.DOWNLOAD_LECTURE
+
+    def __init__(
+        self,
+        work: Work,
+        storage: ObjectStore,
+        scratch: LocalFiles,
+        pipeline: AudioPipeline,
+        timeout_seconds: float,
+    ) -> None:
+        self._work = work
+        self._storage = storage
+        self._scratch = scratch
+        self._stores = [scratch] if storage is scratch else [scratch, storage]
+        self._pipeline = pipeline
+        self._timeout_seconds = timeout_seconds
+        self._begun: WeakKeyDictionary[Lease, _Begun] = WeakKeyDictionary()
+
+    async def run(self, lease: Lease) -> str:
+        """Bring the lecture to COMPLETED or FAILED, or back to PENDING for a later attempt.
+
+        Raises `LeaseLost` where the job was taken away.  Then, and where it is cancelled, what was
+        fetched is left to `forget` or `hand_back`; nothing else is left.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as deadline:
+                return await self._attempt(lease)
+        except TimeoutError:
+            if not deadline.expired():  # Some other wait's: the database's, as a rule.
+                raise
+            message = "The download took too long."
+            return await self._fail(lease, IngestFailed(LectureFailure.TIMEOUT, message))
+        except NotReadyYet as reason:
+            return await self._wait(lease, reason)
+        except StorageFull:
+            message = "There is no room left to store the recording."
+            return await self._fail(lease, IngestFailed(LectureFailure.INTERNAL, message))
+        except StorageError:
+            log.exception("storage_failed", lecture_id=str(lease.subject_id))
+            return await self._retry_or_fail(lease, _storage_trouble())
+        except IngestFailed as failure:
+            return await self._retry_or_fail(lease, failure)
+
+    async def abandon(self, lease: Lease) -> None:
+        """End the lecture as FAILED with INTERNAL: a fault of ours, or a killer of workers."""
+        await self._fail(
+            lease, IngestFailed(LectureFailure.INTERNAL, "The recording could not be processed.")
+        )
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Put the job back for another worker at once, as if this one had not taken it up.
+
+        What was fetched is kept for that one.
+        """
+        async with self._work.begin() as unit:
+            lecture = await self._locked(unit, lease)
+            begun = self._begun.get(lease)
+            states.take_attempt_back(lecture, begun.attempts_before if begun else None)
+            await self._keep(lease)
+            await self._announce(unit, lecture.id)
+            await ledger.requeue(unit.session, lease, attempt=lease.attempt)
+            unit.ring()
+
+    async def forget(self, lease: Lease) -> None:
+        """Delete what an attempt that was taken away has fetched; its successor has its own."""
+        begun = self._begun.get(lease)
+        if begun is not None:
+            await discard_part(self._scratch, begun.stem)
+
+    async def _attempt(self, lease: Lease) -> str:
+        request, stem = await self._start(lease)
+        async with ProgressWriter(self._work, lease) as progress, AsyncExitStack() as stack:
+            with _machine_trouble():
+                resolved = await self._pipeline.resolve(request, progress.report)
+            known, confirmed = resolved.session_id, None
+            if request.stream_url is not None:  # What somebody brought, its audio alone can tell.
+                known, confirmed = None, resolved.session_id
+            await self._note_resolution(lease, resolved, known)
+            is_last = lease.attempt + 1 >= MAX_ATTEMPTS
+            audio_of = self._pipeline.audio_of(
+                resolved, stem, progress.report, is_last_attempt=is_last
+            )
+            with _machine_trouble():
+                audio = await stack.enter_async_context(audio_of)
+                staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")
+                beside = await stack.enter_async_context(staged)
+            await progress.stop()
+            return await self._complete(lease, audio, beside, confirmed)
+
+    async def _start(self, lease: Lease) -> tuple[LectureRequest, str]:
+        """Begin an attempt: write it into the row, and take over what earlier ones have left."""
+        async with self._work.begin() as unit:
+            lecture = await self._locked(unit, lease)
+            stem = source_stem(lecture.id, lecture.attempt + 1, lease)
+            # Noted before the commit, whose answer may be lost.
+            self._begun[lease] = _Begun(stem, lecture.attempt)
+            states.begin_attempt(lecture)
+            await self._announce(unit, lecture.id)
+            request = LectureRequest(
+                lecture.id,
+                lecture.panopto_url,
+                lecture.panopto_session_id,
+                lecture.stream_url,
+                failed_attempts=lease.attempt,
+            )
+            attempt = lecture.attempt
+            await attempt_files.take_kept(self._scratch, lecture.id, stem)
+        if attempt > 1 or lease.crashes > 0:
+            await attempt_files.take_from_killed(self._scratch, lease.subject_id, attempt, stem)
+        if lease.crashes > 0 and self._storage is not self._scratch:
+            await attempt_files.discard_all(self._storage, lease.subject_id, attempt)
+        return request, stem
+
+    async def _note_resolution(
+        self, lease: Lease, resolved: ResolvedLecture, session_id: str | None
+    ) -> None:
+        """Keep the title and the session; a lecture that was merged into another stops here."""
+        async with self._work.begin() as unit:
+            merged = await self._is_merged_away(unit, lease, session_id)
+            if not merged:
+                lecture = await self._locked(unit, lease)
+                lecture.title = lecture.title or _title(resolved.title)
+                await self._announce(unit, lecture.id)
+        if merged:
+            raise LeaseLost
+
+    async def _is_merged_away(
+        self, unit: UnitOfWork, lease: Lease, session_id: str | None, *, is_done: bool = False
+    ) -> bool:
+        if session_id is None:
+            return False
+        survivor = await settle_identity(unit, lease, session_id, is_done=is_done)
+        return survivor is None or survivor.id != lease.subject_id
+
+    async def _complete(
+        self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio, confirmed: str | None
+    ) -> str:
+        """End the lecture as COMPLETED; a database that is away is waited for.
+
+        ``confirmed``: the session that a stream which was brought has proved to be.
+        """
+        while True:
+            try:
+                return await self._publish(lease, audio, beside, confirmed)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                log.warning("completion_waits", reason=type(error).__name__)
+            await asyncio.sleep(_RECOVERY_SECONDS)
+
+    async def _publish(
+        self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio, confirmed: str | None
+    ) -> str:
+        """Put the audio in its place and end the lecture, in one transaction.
+
+        The object is moved under the lecture's row lock: a cancel, an unlink or a successor waits
+        for it, and a worker whose lease is gone puts nothing.  A stream is confirmed here and not
+        before: what others hear must be these bytes, not those of a later attempt.
+        """
+        key = audio_key(lease.subject_id)
+        async with self._work.begin() as unit:
+            merged = await self._is_merged_away(unit, lease, confirmed, is_done=True)
+            if not merged:
+                lecture = await self._locked(unit, lease)
+                self._begun[lease].is_placing = True
+                async with _kept_alive(unit.session):
+                    with _machine_trouble():
+                        await beside.place(key)
+                states.complete(lecture, key, audio.duration_seconds)
+                if confirmed is not None:
+                    lecture.stream_url = None
+                await self._announce(unit, lecture.id)
+                await ledger.finish(unit.session, lease)
+        if merged:
+            raise LeaseLost
+        return JobState.DONE
+
+    async def _retry_or_fail(self, lease: Lease, failure: IngestFailed) -> str:
+        attempts = lease.attempt + 1
+        if not failure.transient or attempts >= MAX_ATTEMPTS:
+            return await self._fail(lease, failure)
+        return await self._retry(lease, failure)
+
+    async def _wait(self, lease: Lease, reason: NotReadyYet) -> str:
+        """Ask again later.  That the source answers well forgives what went wrong before."""
+        async with self._work.begin() as unit:
+            lecture = await self._locked(unit, lease)
+            since = type_coerce(func.now() - Lecture.started_at, Interval)
+            waited = await unit.session.scalar(select(since).where(Lecture.id == lecture.id))
+            delay = not_ready_delay(waited or timedelta(0))
+            if delay is not None:
+                states.postpone(lecture, delay, reason.message)
+                await self._keep(lease)
+                await self._announce(unit, lecture.id)
+                await ledger.requeue(
+                    unit.session, lease, delay=delay, attempt=0, forgive_crashes=True
+                )
+                return RETRIED
+        message = "The recording was not ready within 24 hours."
+        return await self._fail(lease, IngestFailed(LectureFailure.TIMEOUT, message))
+
+    async def _retry(self, lease: Lease, failure: IngestFailed) -> str:
+        """Try again later, with what was fetched."""
+        delay = backoff(lease.attempt, failure.retry_after_seconds)
+        async with self._work.begin() as unit:
+            lecture = await self._locked(unit, lease)
+            states.postpone(lecture, delay, failure.message)
+            await self._keep(lease)
+            await self._announce(unit, lecture.id)
+            attempts, error = lease.attempt + 1, failure.message
+            await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts, error=error)
+        return RETRIED
+
+    async def _fail(self, lease: Lease, failure: IngestFailed) -> str:
+        async with self._work.begin() as unit:
+            lecture = await self._locked(unit, lease)
+            states.fail(lecture, failure.failure, failure.message)
+            async with _kept_alive(unit.session), _left_to_the_sweep():
+                await self._discard(lease, lecture.attempt)
+            await self._announce(unit, lecture.id)
+            await ledger.finish(unit.session, lease, JobState.FAILED, failure.message)
+        return JobState.FAILED
+
+    async def _keep(self, lease: Lease) -> None:
+        """Keep what the lease's attempt has fetched.  Under the lock: the next one takes it."""
+        begun = self._begun.get(lease)
+        if begun is None:
+            return
+        async with _left_to_the_sweep():
+            await attempt_files.keep(self._scratch, lease.subject_id, begun.stem)
+            if begun.is_placing:
+                await self._storage.delete_file(audio_key(lease.subject_id))
+
+    async def _discard(self, lease: Lease, attempt: int) -> None:
+        """Delete what attempts have fetched or put.
+
+        Under the row lock no other attempt can have put an object since.
+        """
+        begun = self._begun.get(lease)
+        if begun is not None:
+            await discard_part(self._scratch, begun.stem)
+        await self._scratch.delete_files(attempt_files.kept_keys(lease.subject_id))
+        if lease.crashes > 0:
+            for store in self._stores:
+                await attempt_files.discard_all(store, lease.subject_id, attempt)
+        await self._storage.delete_file(audio_key(lease.subject_id))
+
+    async def _locked(self, unit: UnitOfWork, lease: Lease) -> Lecture:
+        """Lock the lecture and check the lease; the lecture first, as everyone does."""
+        query = select(Lecture).where(Lecture.id == lease.subject_id).with_for_update()
+        lecture = await unit.session.scalar(query.execution_options(populate_existing=True))
+        if lecture is None:
+            raise LeaseLost
+        await ledger.require_lease(unit.session, lease)
+        return lecture
+
+    async def _announce(self, unit: UnitOfWork, lecture_id: UUID) -> None:
+        await unit.session.flush()
+        await unit.wake_lecture(lecture_id)
+
+
+@asynccontextmanager
+async def _kept_alive(session: AsyncSession) -> AsyncIterator[None]:
+    """Keep the transaction from looking idle while the block does something else.
+
+    Where the transaction is gone the block is cancelled, and that error is raised.
+    """
+    first: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            pinging = group.create_task(_ping(session))
+            yield
+            pinging.cancel()
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+    if first is not None:
+        raise first
+
+
+async def _ping(session: AsyncSession) -> None:
+    while True:
+        await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)
+        # Shielded: a statement that is cut short would end the connection, and the transaction.
+        ping = asyncio.ensure_future(session.execute(text("SELECT")))
+        try:
+            await asyncio.shield(ping)
+        finally:
+            await ended(ping)
+
+
+@asynccontextmanager
+async def _left_to_the_sweep() -> AsyncIterator[None]:
+    """Tidy for a moment; what a store in trouble does not let go is no reason to do no more."""
+    try:
+        async with asyncio.timeout(_TIDY_SECONDS):
+            yield
+    except (StorageError, OSError):
+        log.warning("files_left_to_the_sweep", exc_info=True)
+
+
+@contextmanager
+def _machine_trouble() -> Iterator[None]:
+    """Call what this machine lacks (processes, memory, files) by a name, and try again later.
+
+    A child that was killed is a lack of memory, as a rule.
+    """
+    try:
+        yield
+    except (OSError, ChildKilled) as error:
+        log.exception("machine_trouble")
+        message = "The recording could not be processed."
+        raise IngestFailed(LectureFailure.INTERNAL, message, transient=True) from error
+
+
+def _storage_trouble() -> IngestFailed:
+    message = "The recording could not be stored."
+    return IngestFailed(LectureFailure.INTERNAL, message, transient=True)
+
+
+def _title(title: str | None) -> str | None:
+    """Return a source's title as it can be stored and read; None where nothing of it shows."""
+    kept = (title or "").encode("utf-8", "ignore").decode()
+    return readable((readable(kept) or "")[:MAX_TITLE_CHARACTERS])

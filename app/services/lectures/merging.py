@@ -1,0 +1,113 @@
+"""Two lectures that prove to be one recording become one, users and all.
+
+A ``tid`` link names its recording only once the source was asked, and a stream that somebody
+brought is the recording only once its audio was judged (`unconfirmed`): until then a course can
+hold the same recording twice.
+"""
+
+from uuid import UUID
+
+from sqlalchemy import delete, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import ledger
+from app.db.ledger import Lease
+from app.db.models import Lecture, LectureAlias, UserLecture
+from app.domain import LectureStatus
+from app.services.kernel.unit_of_work import UnitOfWork
+from app.services.lectures.request import stop_job
+
+_PREFERENCE = (
+    LectureStatus.COMPLETED,
+    LectureStatus.DOWNLOADING,
+    LectureStatus.PENDING,
+    LectureStatus.FAILED,
+)
+
+
+async def settle_identity(
+    unit: UnitOfWork, lease: Lease, session_id: str, *, is_done: bool = False
+) -> Lecture | None:
+    """Give the leased lecture its session, or merge it with the one that has it; return who stays.
+
+    ``is_done``: this transaction completes the leased one, which yields to a COMPLETED one alone.
+    None where the lecture is gone; `LeaseLost` where the lease is.  Rows are locked in the order of
+    their ids, so that two merges cannot wait for each other; a request that takes the session in
+    between makes it look again.
+    """
+    lecture_id = lease.subject_id
+    while True:
+        lectures = await _lock_both(unit.session, lecture_id, session_id)
+        mine = next((row for row in lectures if row.id == lecture_id), None)
+        if mine is None:
+            return None
+        await ledger.require_lease(unit.session, lease)
+        if len(lectures) > 1:
+            loser, survivor = sorted(lectures, key=_rank, reverse=True)
+            if is_done and survivor.status is not LectureStatus.COMPLETED:
+                loser, survivor = next(row for row in lectures if row is not mine), mine
+            await _merge(unit, survivor, loser)
+            return survivor
+        if await _take_session(unit.session, mine, session_id):
+            return mine
+
+
+async def _lock_both(session: AsyncSession, lecture_id: UUID, session_id: str) -> list[Lecture]:
+    course = select(Lecture.course_id).where(Lecture.id == lecture_id).scalar_subquery()
+    query = (
+        select(Lecture)
+        .where(
+            Lecture.course_id == course,
+            or_(Lecture.id == lecture_id, Lecture.panopto_session_id == session_id),
+        )
+        .order_by(Lecture.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(await session.scalars(query))
+
+
+async def _take_session(session: AsyncSession, lecture: Lecture, session_id: str) -> bool:
+    try:
+        async with session.begin_nested():
+            lecture.panopto_session_id = session_id
+            await session.flush()
+    except IntegrityError:
+        return False
+    return True
+
+
+def _rank(lecture: Lecture) -> tuple[int, object, UUID]:
+    return (_PREFERENCE.index(lecture.status), lecture.created_at, lecture.id)
+
+
+async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
+    """Move links and names to the survivor, stop the loser's work, and keep its id as an alias."""
+    session = unit.session
+    await unit.wake_lecture(loser.id)
+    session_id = survivor.panopto_session_id or loser.panopto_session_id
+    title = survivor.title or loser.title
+    # Who watched the loser goes on with the survivor, and its revisions must go on rising.
+    revision = max(survivor.revision, loser.revision)
+    alias = {
+        "id": loser.id,
+        "lecture_id": survivor.id,
+        "course_id": loser.course_id,
+        "canonical_url": loser.canonical_url,
+    }
+    links = select(UserLecture.user_id, literal(survivor.id), UserLecture.created_at).where(
+        UserLecture.lecture_id == loser.id
+    )
+    moved = insert(UserLecture).from_select(["user_id", "lecture_id", "created_at"], links)
+    await session.execute(moved.on_conflict_do_nothing())
+    repointed = update(LectureAlias).where(LectureAlias.lecture_id == loser.id)
+    await session.execute(repointed.values(lecture_id=survivor.id))
+    await stop_job(unit, loser.id)
+    await session.execute(delete(Lecture).where(Lecture.id == loser.id))
+    await session.execute(insert(LectureAlias).values(alias).on_conflict_do_nothing())
+    survivor.panopto_session_id, survivor.title = session_id, title
+    survivor.revision = revision
+    await session.flush()
+    await unit.wake_lecture(survivor.id)

@@ -1,0 +1,166 @@
+"""Reading lectures: one, a user's, everyone's.  A merged lecture's id answers with the survivor."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, cast, column, exists, false, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased, contains_eager, with_expression
+
+from app.auth.viewer import Viewer
+from app.db.models import Course, Lecture, LectureAlias, UserLecture
+from app.domain import LectureStatus
+from app.errors import Forbidden
+from app.services.courses.read import visible_to
+from app.services.kernel.keyset import (
+    Linked,
+    Page,
+    TimeKey,
+    beyond,
+    decode_time,
+    make_page,
+    page_size,
+)
+
+Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
+
+
+def real_id(lecture_id: UUID) -> ColumnElement[UUID]:
+    """Return the expression of the id that the lecture goes by now, itself where not merged."""
+    alias = select(LectureAlias.lecture_id).where(LectureAlias.id == lecture_id)
+    return func.coalesce(alias.scalar_subquery(), lecture_id)
+
+
+def select_real(ids: Collection[UUID]) -> Select[UUID, Lecture]:
+    """Select each of the lectures with the id that asks for it: its own, or one merged into it."""
+    uuid = PG_UUID(as_uuid=True)
+    given = func.unnest(cast(list(ids), ARRAY(uuid)))
+    asked = given.table_valued(column("id", uuid), name="asked").render_derived()
+    return (
+        select(asked.c.id, Lecture)
+        .outerjoin(LectureAlias, LectureAlias.id == asked.c.id)
+        .join(Lecture, Lecture.id == func.coalesce(LectureAlias.lecture_id, asked.c.id))
+    )
+
+
+def as_seen_by(viewer: Viewer, query: Query) -> Query:
+    """Read each lecture's course too, where it is one that the viewer may see, and `is_held`."""
+    joined = and_(Course.id == Lecture.course_id, visible_to(viewer))
+    link = aliased(UserLecture)
+    others = exists().where(link.lecture_id == Lecture.id, link.user_id != viewer.id)
+    held = with_expression(Lecture.is_held, false() if viewer.is_admin else others)
+    return query.outerjoin(Course, joined).options(contains_eager(Lecture.course), held)
+
+
+def linked(viewer: Viewer) -> ColumnElement[bool]:
+    """Return the condition that the viewer is linked to the lecture."""
+    return exists().where(UserLecture.lecture_id == Lecture.id, UserLecture.user_id == viewer.id)
+
+
+async def get_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> Lecture | None:
+    """Return the lecture with its course, or None unless the viewer is linked to it or an admin."""
+    return (await get_lectures(session, viewer, [lecture_id])).get(lecture_id)
+
+
+async def get_lectures(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID]
+) -> dict[UUID, Lecture]:
+    """Return those of the lectures that the viewer is linked to, an admin all of them.
+
+    Each with its course, as the database has it now, by the id that was asked for.
+    """
+    query = as_seen_by(viewer, select_real(ids))
+    if not viewer.is_admin:
+        query = query.where(linked(viewer))
+    rows = await session.execute(query.execution_options(populate_existing=True))
+    return {row[0]: row[1] for row in rows}
+
+
+async def list_lectures(
+    session: AsyncSession,
+    viewer: Viewer,
+    course_id: UUID | None,
+    statuses: Collection[LectureStatus] | None,
+    first: int | None,
+    after: str | None,
+) -> Page[Linked[Lecture]]:
+    """Return a page of the viewer's lectures by when they were linked, newest first."""
+    size, position = page_size(first), decode_time(after)
+    query = select(Lecture, UserLecture.created_at).join(
+        UserLecture, UserLecture.lecture_id == Lecture.id
+    )
+    query = as_seen_by(viewer, query)
+    query = query.where(UserLecture.user_id == viewer.id, *_filters(course_id, statuses))
+    if position is not None:
+        query = query.where(beyond(UserLecture.created_at, UserLecture.lecture_id, position))
+    query = query.order_by(UserLecture.created_at.desc(), UserLecture.lecture_id)
+    rows = (await session.execute(query.limit(size + 1))).all()
+    keys = [TimeKey(linked_at, lecture.id) for lecture, linked_at in rows]
+    return make_page([Linked(*row) for row in rows], keys, size, after=after)
+
+
+async def count_lectures(
+    session: AsyncSession,
+    viewer: Viewer,
+    course_id: UUID | None,
+    statuses: Collection[LectureStatus] | None,
+) -> int:
+    """Count the viewer's whole list."""
+    query = select(func.count()).select_from(UserLecture).where(UserLecture.user_id == viewer.id)
+    filters = _filters(course_id, statuses)
+    if filters:
+        query = query.join(Lecture).where(*filters)
+    return await session.scalar(query) or 0
+
+
+async def count_by_status(session: AsyncSession, viewer: Viewer) -> Mapping[LectureStatus, int]:
+    """Count the viewer's lectures by where they stand; what has none is left out."""
+    query = select(Lecture.status, func.count()).join(UserLecture)
+    query = query.where(UserLecture.user_id == viewer.id).group_by(Lecture.status)
+    return {row[0]: row[1] for row in await session.execute(query)}
+
+
+async def list_all_lectures(
+    session: AsyncSession,
+    viewer: Viewer,
+    status: LectureStatus | None,
+    first: int | None,
+    after: str | None,
+) -> Page[Linked[Lecture]]:
+    """Return a page of every user's lectures, newest first; admins only."""
+    require_admin(viewer)
+    size, position = page_size(first), decode_time(after)
+    query = as_seen_by(viewer, select(Lecture).where(*_filters(None, _only(status))))
+    if position is not None:
+        query = query.where(beyond(Lecture.created_at, Lecture.id, position))
+    query = query.order_by(Lecture.created_at.desc(), Lecture.id)
+    rows = (await session.scalars(query.limit(size + 1))).all()
+    keys = [TimeKey(row.created_at, row.id) for row in rows]
+    return make_page([Linked(row, None) for row in rows], keys, size, after=after)
+
+
+async def count_all_lectures(session: AsyncSession, status: LectureStatus | None) -> int:
+    """Count every user's lectures."""
+    query = select(func.count()).select_from(Lecture).where(*_filters(None, _only(status)))
+    return await session.scalar(query) or 0
+
+
+def require_admin(viewer: Viewer) -> None:
+    """Raise `Forbidden` for anyone else."""
+    if not viewer.is_admin:
+        raise Forbidden
+
+
+def _only(status: LectureStatus | None) -> Collection[LectureStatus] | None:
+    return None if status is None else {status}
+
+
+def _filters(
+    course_id: UUID | None, statuses: Collection[LectureStatus] | None
+) -> tuple[ColumnElement[bool], ...]:
+    by_course = () if course_id is None else (Lecture.course_id == course_id,)
+    by_status = () if statuses is None else (Lecture.status.in_(statuses),)
+    return by_course + by_status

@@ -1,0 +1,1 @@
+"""Keeping rows and objects together: the sweep, the doctor, what both read."""

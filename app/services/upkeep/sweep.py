@@ -1,0 +1,139 @@
+"""The sweep: what crashes and lost links leave behind goes, after a grace.
+
+It is a job of the ledger like any other, so one worker at a time does it, and it queues itself
+again when it is done.  What it removes: items that nobody is linked to, objects without a row,
+half-written files, and old closed jobs.  Rows whose object is missing are only reported.  What
+cannot be removed is logged, and keeps nothing else from being swept.  A scratch folder that is a
+machine's own is swept by that machine's workers (`store_sweep.sweep_forever`).
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Select, exists, func, select
+
+from app.db import ledger
+from app.db.ledger import Lease
+from app.db.models import Document, Lecture, UserDocument, UserLecture
+from app.domain import JobKind, JobState
+from app.errors import ObjectNotFound
+from app.services.kernel.objects import delete_objects
+from app.services.kernel.unit_of_work import Work
+from app.services.removal import remove_documents, remove_lectures
+from app.services.upkeep.inventory import is_pointed_at, stored_items
+from app.services.upkeep.store_sweep import StoreSweep, going_on, interval_of
+from app.storage.protocol import ObjectStore
+
+log = structlog.get_logger()
+
+SWEEP_SUBJECT = UUID(int=0)
+KEEP_CLOSED_JOBS_FOR = timedelta(days=7)
+_MAX_ITEMS = 1000
+
+
+async def plan_sweep(work: Work) -> None:
+    """Put the sweep into the ledger, where it stays; any number of workers may do so."""
+    async with work.begin() as unit:
+        await ledger.open_job(unit.session, JobKind.SWEEP, SWEEP_SUBJECT, None)
+
+
+class Sweep:
+    """What a worker does with the claimed sweep."""
+
+    kind = JobKind.SWEEP
+
+    def __init__(self, work: Work, storage: ObjectStore, grace_seconds: float) -> None:
+        self._work = work
+        self._storage = storage
+        self._objects = StoreSweep(work, storage, grace_seconds)
+        self._grace = timedelta(seconds=grace_seconds)
+        self._interval = timedelta(seconds=interval_of(grace_seconds))
+
+    async def run(self, lease: Lease) -> str:
+        """Sweep once, and queue the next one."""
+        for stage in (self._unlinked_lectures, self._unlinked_documents, self._stored):
+            with going_on("sweep_stage_failed", stage=stage.__name__):
+                await stage()
+        await self._requeue(lease, self._interval)
+        return JobState.DONE
+
+    async def abandon(self, lease: Lease) -> None:
+        """Try again at the next interval; the fault is in the log."""
+        await self._requeue(lease, self._interval)
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Leave it to another worker."""
+        await self._requeue(lease, timedelta(0))
+
+    async def forget(self, lease: Lease) -> None:
+        """Do nothing: nothing is left."""
+
+    async def _requeue(self, lease: Lease, delay: timedelta) -> None:
+        async with self._work.begin() as unit:
+            await ledger.prune(unit.session, KEEP_CLOSED_JOBS_FOR)
+            # Crashes are forgiven: over the months, three workers will die in a sweep.
+            await ledger.requeue(unit.session, lease, delay=delay, attempt=0, forgive_crashes=True)
+
+    async def _unlinked_lectures(self) -> None:
+        alone = ~exists().where(UserLecture.lecture_id == Lecture.id)
+        old = select(Lecture.id).where(alone, Lecture.updated_at < func.now() - self._grace)
+        for lecture_id in await self._ids(old):
+            with going_on("lecture_not_swept", lecture_id=str(lecture_id)):
+                # Looked at again under the lock: a link may have come since.
+                await self._remove_lecture(lecture_id, select(Lecture.id).where(alone))
+
+    async def _remove_lecture(self, lecture_id: UUID, alone: Select[UUID]) -> None:
+        keys: list[str] = []
+        async with self._work.begin() as unit:
+            lecture = await unit.session.get(Lecture, lecture_id, with_for_update=True)
+            if lecture and await unit.session.scalar(alone.where(Lecture.id == lecture_id)):
+                keys = await remove_lectures(unit, [lecture])
+                log.info("swept_lecture", lecture_id=str(lecture_id))
+        await delete_objects(self._storage, keys)
+
+    async def _unlinked_documents(self) -> None:
+        alone = ~exists().where(UserDocument.document_id == Document.id)
+        old = select(Document.id).where(alone, Document.updated_at < func.now() - self._grace)
+        for document_id in await self._ids(old):
+            with going_on("document_not_swept", document_id=str(document_id)):
+                await self._remove_document(document_id, select(Document.id).where(alone))
+
+    async def _remove_document(self, document_id: UUID, alone: Select[UUID]) -> None:
+        keys: list[str] = []
+        async with self._work.begin() as unit:
+            document = await unit.session.get(Document, document_id, with_for_update=True)
+            if document and await unit.session.scalar(alone.where(Document.id == document_id)):
+                keys = await remove_documents(unit, [document])
+                log.info("swept_document", document_id=str(document_id))
+        await delete_objects(self._storage, keys)
+
+    async def _stored(self) -> None:
+        seen = await self._objects.run()
+        if seen is not None:
+            await self._report_missing(seen)
+
+    async def _ids(self, query: Select[UUID]) -> Sequence[UUID]:
+        async with self._work.sessions() as session:
+            return (await session.scalars(query.limit(_MAX_ITEMS))).all()
+
+    async def _report_missing(self, seen: set[str]) -> None:
+        """Log the rows that point at nothing; only an operator knows what to do about them."""
+        async with self._work.sessions() as session:
+            missing = [item.key async for item in stored_items(session) if item.key not in seen]
+        for key in missing:
+            with going_on("object_not_looked_at", key=key):
+                if not await self._exists(key) and await self._is_pointed_at(key):
+                    log.error("row_without_object", key=key)
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._storage.stat_file(key)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def _is_pointed_at(self, key: str) -> bool:
+        async with self._work.sessions() as session:
+            return await is_pointed_at(session, key)
