@@ -1,4 +1,4 @@
-"""The public shape of a document, and of what happens to it."""
+"""The public shape of a document, of what happens to it, and of what is asked of it."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,7 +10,8 @@ import strawberry
 from app.domain import DocumentStatus, EventKind
 from app.errors import BadUserInput
 from app.schema.courses import Course
-from app.schema.kernel.scalars import BigInt
+from app.schema.kernel.errors import InvalidInputError, NotFoundError, RateLimitedError
+from app.schema.kernel.scalars import BigInt, Upload
 from app.schema.kernel.shapes import Node, expose_enum
 from app.services.documents.read import OwnDocument
 
@@ -133,3 +134,81 @@ class DocumentEvent:
     document: Document | None = strawberry.field(
         description="document is null once the viewer has lost it."
     )
+
+
+@strawberry.input
+class UploadDocumentInput:
+    """The PDF that a student dropped."""
+
+    course_id: UUID = strawberry.field(description="The course that it is for.")
+    file: Upload = strawberry.field(description="The file, a variable of a multipart request.")
+
+
+@strawberry.type
+class UploadDocumentPayload:
+    """The document that the viewer is now linked to."""
+
+    document: Document = strawberry.field(description="As it stands now.")
+    created: bool = strawberry.field(
+        description="False where the course had these very bytes already: the viewer is now "
+        "linked to them."
+    )
+
+
+UploadDocumentResult = Annotated[
+    UploadDocumentPayload | InvalidInputError | RateLimitedError,
+    strawberry.union(
+        "UploadDocumentResult", description="The document, or why it was not taken in."
+    ),
+]
+
+
+@strawberry.type
+class UnlinkDocumentPayload:
+    """The viewer's link is gone."""
+
+    document_id: strawberry.ID = strawberry.field(description="Its id.")
+    deleted: bool = strawberry.field(
+        description="True where the viewer was the last one linked, so that document and file are "
+        "gone."
+    )
+
+
+UnlinkDocumentResult = Annotated[
+    UnlinkDocumentPayload | NotFoundError,
+    strawberry.union(
+        "UnlinkDocumentResult", description="What became of the document, or that there is none."
+    ),
+]
+
+
+@strawberry.type
+class UnlinkDocumentsPayload:
+    """What became of each document."""
+
+    results: list[UnlinkDocumentResult] = strawberry.field(
+        description="One for each id, in their order."
+    )
+
+
+UnlinkDocumentsResult = Annotated[
+    UnlinkDocumentsPayload | InvalidInputError,
+    strawberry.union(
+        "UnlinkDocumentsResult", description="What became of the documents, or why nothing did."
+    ),
+]
+
+
+@strawberry.type
+class DeleteDocumentPayload:
+    """The document is gone for everyone."""
+
+    document_id: strawberry.ID = strawberry.field(description="Its id.")
+
+
+DeleteDocumentResult = Annotated[
+    DeleteDocumentPayload | NotFoundError,
+    strawberry.union(
+        "DeleteDocumentResult", description="The id of what is gone, or that there is none."
+    ),
+]

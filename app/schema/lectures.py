@@ -1,6 +1,7 @@
-"""The public shape of a lecture, and of what happens to it."""
+"""The public shape of a lecture, of what happens to it, and of what is asked of it."""
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 import strawberry
@@ -8,11 +9,17 @@ import strawberry
 from app.db import models
 from app.domain import DownloadStage, EventKind, LectureFailure, LectureStatus
 from app.schema.courses import Course
+from app.schema.kernel.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    RateLimitedError,
+)
 from app.schema.kernel.scalars import BigInt
 from app.schema.kernel.shapes import Node, expose_enum
 from app.services.kernel.live import Change
+from app.services.lectures.states import RUNNING
 from app.services.lectures.unconfirmed import named_session_id
-from app.services.states import RUNNING
 
 expose_enum(
     LectureStatus,
@@ -171,3 +178,109 @@ class LectureEvent:
         lecture = None if change.item is None else Lecture.from_model(change.item)
         lecture_id = strawberry.ID(str(change.item_id))
         return cls(kind=change.kind, lecture_id=lecture_id, lecture=lecture)
+
+
+@strawberry.input
+class RequestLectureDownloadInput:
+    """The link that a student pasted."""
+
+    course_id: UUID = strawberry.field(description="The course that it is for.")
+    panopto_url: str = strawberry.field(description="The viewer link that the browser shows.")
+    stream_url: str | None = strawberry.field(
+        default=None,
+        description="A direct media URL (mp4 or HLS); left out, it is resolved from panoptoUrl.",
+    )
+    title: str | None = strawberry.field(
+        default=None, description="Left out or blank: the recording's own."
+    )
+
+
+@strawberry.type
+class RequestLectureDownloadPayload:
+    """The lecture that the viewer is now linked to."""
+
+    lecture: Lecture = strawberry.field(description="As it stands now.")
+    created: bool = strawberry.field(
+        description="False where the course had this recording already: the viewer is now linked "
+        "to it."
+    )
+
+
+RequestLectureDownloadResult = Annotated[
+    RequestLectureDownloadPayload | InvalidInputError | RateLimitedError,
+    strawberry.union(
+        "RequestLectureDownloadResult", description="The lecture, or why it was not asked for."
+    ),
+]
+
+
+@strawberry.type
+class LecturePayload:
+    """The lecture as it stands now."""
+
+    lecture: Lecture = strawberry.field(description="As it stands now.")
+
+
+RetryLectureDownloadResult = Annotated[
+    LecturePayload | NotFoundError | ConflictError | RateLimitedError,
+    strawberry.union(
+        "RetryLectureDownloadResult", description="The lecture, or why it is not tried again."
+    ),
+]
+
+
+CancelLectureDownloadResult = Annotated[
+    LecturePayload | NotFoundError | ConflictError,
+    strawberry.union("CancelLectureDownloadResult", description="The lecture, or why it goes on."),
+]
+
+
+@strawberry.type
+class UnlinkLecturePayload:
+    """The viewer's link is gone."""
+
+    lecture_id: strawberry.ID = strawberry.field(description="Its id.")
+    deleted: bool = strawberry.field(
+        description="True where the viewer was the last one linked, so that lecture and files are "
+        "gone."
+    )
+
+
+UnlinkLectureResult = Annotated[
+    UnlinkLecturePayload | NotFoundError,
+    strawberry.union(
+        "UnlinkLectureResult", description="What became of the lecture, or that there is none."
+    ),
+]
+
+
+@strawberry.type
+class UnlinkLecturesPayload:
+    """What became of each lecture."""
+
+    results: list[UnlinkLectureResult] = strawberry.field(
+        description="One for each id, in their order."
+    )
+
+
+UnlinkLecturesResult = Annotated[
+    UnlinkLecturesPayload | InvalidInputError,
+    strawberry.union(
+        "UnlinkLecturesResult", description="What became of the lectures, or why nothing did."
+    ),
+]
+
+
+@strawberry.type
+class DeleteLecturePayload:
+    """The lecture is gone for everyone."""
+
+    lecture_id: strawberry.ID = strawberry.field(description="Its id.")
+
+
+DeleteLectureResult = Annotated[
+    DeleteLecturePayload | NotFoundError,
+    strawberry.union(
+        "DeleteLectureResult", description="The id of what is gone, or that there is none."
+    ),
+]

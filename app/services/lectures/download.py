@@ -28,11 +28,10 @@ from app.ingest.part_file import discard_part
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.protocols import ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.sandbox import ChildKilled
-from app.services import states
 from app.services.kernel.storage_keys import audio_key, source_stem
 from app.services.kernel.text import readable
 from app.services.kernel.unit_of_work import UnitOfWork, Work
-from app.services.lectures import attempt_files
+from app.services.lectures import attempt_files, states
 from app.services.lectures.merging import settle_identity
 from app.services.lectures.progress import ProgressWriter
 from app.services.lectures.request import MAX_TITLE_CHARACTERS

@@ -21,12 +21,12 @@ from app.errors import Conflict, InvalidInput, NotFound
 from app.ingest.panopto import identify
 from app.ingest.protocols import SourceIdentity
 from app.ingest.web_url import parse_web_url
-from app.services import states
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.quotas import Allowance, Quota
 from app.services.kernel.text import is_storable, readable
 from app.services.kernel.unit_of_work import UnitOfWork, Work
 from app.services.kernel.users import ensure_user
+from app.services.lectures import states
 from app.services.lectures.attempt_files import kept_keys
 from app.services.lectures.read import get_lecture, linked, real_id
 from app.services.lectures.unconfirmed import unconfirmed

@@ -1,0 +1,159 @@
+"""Documents: what is read, changed and watched of them."""
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Annotated
+from uuid import UUID
+
+import strawberry
+
+from app.auth.links import steady_expiry
+from app.errors import NotFound
+from app.resolvers.info import Ids, Info, Input, OfCourse, counter
+from app.schema.documents import (
+    DeleteDocumentPayload,
+    DeleteDocumentResult,
+    Document,
+    DocumentEvent,
+    UnlinkDocumentPayload,
+    UnlinkDocumentResult,
+    UnlinkDocumentsPayload,
+    UnlinkDocumentsResult,
+    UploadDocumentInput,
+    UploadDocumentPayload,
+    UploadDocumentResult,
+)
+from app.schema.kernel.errors import NotFoundError
+from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.shapes import (
+    After,
+    First,
+    ItemId,
+    LinkedConnection,
+    make_linked_connection,
+)
+from app.services import removal
+from app.services.documents import read, upload
+from app.services.documents.file_grants import DOCUMENT_FILE
+from app.services.kernel import live
+
+
+def document_shape(info: Info) -> Callable[[read.OwnDocument], Document]:
+    """Return the function that gives a document its public shape for this viewer."""
+    context = info.context
+
+    def sign(document_id: UUID, ttl_seconds: int) -> tuple[str, int]:
+        expires_at = steady_expiry(time.time(), ttl_seconds)
+        query = context.app.links.sign(DOCUMENT_FILE, document_id, context.viewer.id, expires_at)
+        return query, expires_at
+
+    return lambda own: Document.from_model(own, sign)
+
+
+@strawberry.type
+class DocumentQueries:
+    """Reading documents."""
+
+    @strawberry.field(
+        description="Null unless the viewer is linked to it or an admin, as for a lecture."
+    )
+    async def document(self, info: Info, id: ItemId) -> Document | None:
+        """Return one document."""
+        document_id = parse_uuid(id)
+        async with info.context.session() as session:
+            own = await read.get_document(session, info.context.viewer, document_id)
+        return None if own is None else document_shape(info)(own)
+
+    @strawberry.field(description="By when the viewer was linked, newest first.")
+    async def documents(
+        self, info: Info, course_id: OfCourse = None, first: First = 20, after: After = None
+    ) -> LinkedConnection[Document]:
+        """Return a page of the viewer's documents."""
+        asking = info.context.viewer
+        async with info.context.session() as session:
+            page = await read.list_documents(session, asking, course_id, first, after)
+        count = counter(info, lambda s: read.count_documents(s, asking, course_id))
+        return make_linked_connection(page, document_shape(info), count)
+
+
+@strawberry.type
+class DocumentMutations:
+    """Changing documents."""
+
+    @strawberry.mutation(
+        description="Takes in one PDF, by the GraphQL multipart request specification."
+    )
+    async def upload_document(
+        self, info: Info, input: Annotated[UploadDocumentInput, Input]
+    ) -> UploadDocumentResult:
+        """Take in one PDF while it arrives."""
+        context, backends = info.context, info.context.app.backends
+        uploaded = await upload.upload_document(
+            backends.work,
+            backends.storage,
+            context.viewer,
+            input.course_id,
+            input.file,
+            context.allowance,
+        )
+        document = document_shape(info)(uploaded.document)
+        return UploadDocumentPayload(document=document, created=uploaded.created)
+
+    @strawberry.mutation(
+        description="Removes the viewer's link; the last one out removes document and file."
+    )
+    async def unlink_document(self, info: Info, id: ItemId) -> UnlinkDocumentResult:
+        """Remove the viewer's own link."""
+        backends = info.context.app.backends
+        gone = await removal.unlink_document(
+            backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+        )
+        return _unlinked(gone)
+
+    @strawberry.mutation(
+        description="As unlinkDocument, of 1 to 100 at once; one that is not there harms no other."
+    )
+    async def unlink_documents(self, info: Info, ids: Ids) -> UnlinkDocumentsResult:
+        """Remove the viewer's own links."""
+        backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
+        removals = await removal.unlink_documents(
+            backends.work, backends.storage, info.context.viewer, wanted
+        )
+        results = [
+            _unlinked(gone) if gone else NotFoundError.of(NotFound("document", asked))
+            for asked, gone in zip(wanted, removals, strict=True)
+        ]
+        return UnlinkDocumentsPayload(results=results)
+
+    @strawberry.mutation(description="Admins only: for all users at once.")
+    async def delete_document(self, info: Info, id: ItemId) -> DeleteDocumentResult:
+        """Remove the document for all users at once."""
+        backends = info.context.app.backends
+        document_id = await removal.delete_document(
+            backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+        )
+        return DeleteDocumentPayload(document_id=strawberry.ID(str(document_id)))
+
+
+@strawberry.type
+class DocumentSubscriptions:
+    """Watching documents: every event is read anew, and access is checked with it."""
+
+    @strawberry.subscription(
+        description="Likewise for documents: page counts, links gained and lost."
+    )
+    async def my_documents(self, info: Info) -> AsyncGenerator[DocumentEvent, None]:
+        """Yield every change of the viewer's documents."""
+        backends, asking = info.context.app.backends, info.context.viewer
+        shape = document_shape(info)
+        changes = live.follow(backends.lookout, backends.wakeups, asking, live.DOCUMENTS)
+        async with aclosing(changes):
+            async for change in changes:
+                document = None if change.item is None else shape(change.item)
+                document_id = strawberry.ID(str(change.item_id))
+                yield DocumentEvent(kind=change.kind, document_id=document_id, document=document)
+
+
+def _unlinked(gone: removal.Removal) -> UnlinkDocumentPayload:
+    return UnlinkDocumentPayload(document_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)

@@ -1,0 +1,58 @@
+"""Nodes: things of any type by their ids."""
+
+from typing import Annotated
+from uuid import UUID
+
+import strawberry
+
+from app.errors import BadUserInput
+from app.resolvers.documents import document_shape
+from app.resolvers.info import Info
+from app.schema.courses import Course
+from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.shapes import ItemId, Node
+from app.schema.lectures import Lecture
+from app.services.courses.read import get_courses
+from app.services.documents.read import get_documents
+from app.services.kernel.keyset import MAX_PAGE_SIZE
+from app.services.lectures.read import get_lectures
+
+
+@strawberry.type
+class NodeQueries:
+    """Reading by id alone."""
+
+    @strawberry.field(description="Null where the viewer may not see it.")
+    async def node(self, info: Info, id: ItemId) -> Node | None:
+        """Return whatever the viewer may see under this id."""
+        return (await _find(info, [parse_uuid(id)]))[0]
+
+    @strawberry.field(description="1 to 100 ids; null where the viewer may not see it.")
+    async def nodes(
+        self,
+        info: Info,
+        ids: Annotated[
+            list[strawberry.ID],
+            strawberry.argument(description="1 to 100 ids, of lectures, documents and courses."),
+        ],
+    ) -> list[Node | None]:
+        """Return whatever the viewer may see under these ids, in their order."""
+        if not 1 <= len(ids) <= MAX_PAGE_SIZE:
+            raise BadUserInput(f"`ids` must be 1 to {MAX_PAGE_SIZE} ids.")
+        return await _find(info, [parse_uuid(text) for text in ids])
+
+
+async def _find(info: Info, ids: list[UUID]) -> list[Node | None]:
+    """Ask for one type after the other, each for what is not found yet."""
+    asking, found = info.context.viewer, dict[UUID, Node]()
+    async with info.context.session() as session:
+        for id_, row in (await get_lectures(session, asking, ids)).items():
+            found[id_] = Lecture.from_model(row)
+        if rest := set(ids) - found.keys():
+            shape = document_shape(info)
+            for id_, own in (await get_documents(session, asking, rest)).items():
+                found[id_] = shape(own)
+        if rest := set(ids) - found.keys():
+            for id_, course in (await get_courses(session, asking, rest)).items():
+                found[id_] = Course.from_model(course)
+    return [found.get(id_) for id_ in ids]
