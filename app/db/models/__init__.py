@@ -1,0 +1,21 @@
+"""The tables, as SQLAlchemy maps them.  `alembic/` makes them; triggers live there alone."""
+
+from app.db.models.account import User
+from app.db.models.base import Base
+from app.db.models.courses import Course
+from app.db.models.documents import Document, UserDocument
+from app.db.models.jobs import NOBODY, Job
+from app.db.models.lectures import Lecture, LectureAlias, UserLecture
+
+__all__ = [
+    "NOBODY",
+    "Base",
+    "Course",
+    "Document",
+    "Job",
+    "Lecture",
+    "LectureAlias",
+    "User",
+    "UserDocument",
+    "UserLecture",
+]
