@@ -33,10 +33,10 @@ from app.schema.kernel.shapes import (
     LinkedConnection,
     make_linked_connection,
 )
-from app.services import removal
-from app.services.documents import read, upload
+from app.services.documents import read, remove, upload
 from app.services.documents.file_grants import DOCUMENT_FILE
 from app.services.kernel import live
+from app.services.kernel.links import Removal
 
 
 def document_shape(info: Info) -> Callable[[read.OwnDocument], Document]:
@@ -106,7 +106,7 @@ class DocumentMutations:
     async def unlink_document(self, info: Info, id: ItemId) -> UnlinkDocumentResult:
         """Remove the viewer's own link."""
         backends = info.context.app.backends
-        gone = await removal.unlink_document(
+        gone = await remove.unlink_document(
             backends.work, backends.storage, info.context.viewer, parse_uuid(id)
         )
         return _unlinked(gone)
@@ -117,7 +117,7 @@ class DocumentMutations:
     async def unlink_documents(self, info: Info, ids: Ids) -> UnlinkDocumentsResult:
         """Remove the viewer's own links."""
         backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
-        removals = await removal.unlink_documents(
+        removals = await remove.unlink_documents(
             backends.work, backends.storage, info.context.viewer, wanted
         )
         results = [
@@ -130,7 +130,7 @@ class DocumentMutations:
     async def delete_document(self, info: Info, id: ItemId) -> DeleteDocumentResult:
         """Remove the document for all users at once."""
         backends = info.context.app.backends
-        document_id = await removal.delete_document(
+        document_id = await remove.delete_document(
             backends.work, backends.storage, info.context.viewer, parse_uuid(id)
         )
         return DeleteDocumentPayload(document_id=strawberry.ID(str(document_id)))
@@ -155,5 +155,5 @@ class DocumentSubscriptions:
                 yield DocumentEvent(kind=change.kind, document_id=document_id, document=document)
 
 
-def _unlinked(gone: removal.Removal) -> UnlinkDocumentPayload:
+def _unlinked(gone: Removal) -> UnlinkDocumentPayload:
     return UnlinkDocumentPayload(document_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)

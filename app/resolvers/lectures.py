@@ -34,9 +34,9 @@ from app.schema.lectures import (
     UnlinkLecturesPayload,
     UnlinkLecturesResult,
 )
-from app.services import removal
 from app.services.kernel import live
-from app.services.lectures import read, request
+from app.services.kernel.links import Removal
+from app.services.lectures import read, remove, request
 
 OfStatus = Annotated[
     domain.LectureStatus | None, strawberry.argument(description="Those that stand there alone.")
@@ -144,7 +144,7 @@ class LectureMutations:
     async def unlink_lecture(self, info: Info, id: ItemId) -> UnlinkLectureResult:
         """Remove the viewer's own link."""
         backends = info.context.app.backends
-        gone = await removal.unlink_lecture(
+        gone = await remove.unlink_lecture(
             backends.work,
             backends.storage,
             backends.scratch,
@@ -159,7 +159,7 @@ class LectureMutations:
     async def unlink_lectures(self, info: Info, ids: Ids) -> UnlinkLecturesResult:
         """Remove the viewer's own links."""
         backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
-        removals = await removal.unlink_lectures(
+        removals = await remove.unlink_lectures(
             backends.work, backends.storage, backends.scratch, info.context.viewer, wanted
         )
         results = [
@@ -172,7 +172,7 @@ class LectureMutations:
     async def delete_lecture(self, info: Info, id: ItemId) -> DeleteLectureResult:
         """Remove the lecture for all users at once."""
         backends = info.context.app.backends
-        lecture_id = await removal.delete_lecture(
+        lecture_id = await remove.delete_lecture(
             backends.work,
             backends.storage,
             backends.scratch,
@@ -222,5 +222,5 @@ def _wanted(
     return set(statuses) if status is None else {status}.intersection(statuses)
 
 
-def _unlinked(gone: removal.Removal) -> UnlinkLecturePayload:
+def _unlinked(gone: Removal) -> UnlinkLecturePayload:
     return UnlinkLecturePayload(lecture_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)

@@ -13,9 +13,9 @@ from app.backends import Backends, open_backends
 from app.db.models import Document, Job
 from app.domain import JobKind
 from app.errors import StorageError
+from app.services.documents.remove import delete_document, unlink_document
 from app.services.documents.upload import UploadedDocument, upload_document
 from app.services.kernel.quotas import Allowance
-from app.services.removal import delete_document, unlink_document
 from app.settings import Settings
 from app.storage.memory import MemoryStorage
 from app.storage.protocol import ObjectInfo

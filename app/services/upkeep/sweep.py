@@ -19,9 +19,10 @@ from app.db.ledger import Lease
 from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
+from app.services.documents.remove import remove_documents
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.unit_of_work import Work
-from app.services.removal import remove_documents, remove_lectures
+from app.services.lectures.remove import remove_lectures
 from app.services.upkeep.inventory import is_pointed_at, stored_items
 from app.services.upkeep.store_sweep import StoreSweep, going_on, interval_of
 from app.storage.protocol import ObjectStore

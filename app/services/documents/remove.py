@@ -1,0 +1,78 @@
+"""Leaving and removing documents (`app.services.kernel.links`)."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import delete, exists, select
+
+from app.auth.viewer import Viewer
+from app.db import ledger
+from app.db.models import Document, UserDocument
+from app.domain import JobKind
+from app.errors import NotFound
+from app.services.kernel.links import Removal, leave, require_some
+from app.services.kernel.objects import delete_objects
+from app.services.kernel.unit_of_work import UnitOfWork, Work
+from app.services.lectures.read import require_admin
+from app.storage.protocol import ObjectStore
+
+
+async def unlink_document(
+    work: Work, storage: ObjectStore, viewer: Viewer, document_id: UUID
+) -> Removal:
+    """Remove the viewer's link as `unlink_documents` does, or raise `NotFound`."""
+    (removal,) = await unlink_documents(work, storage, viewer, [document_id])
+    if removal is None:
+        raise NotFound("document", document_id)
+    return removal
+
+
+async def unlink_documents(
+    work: Work, storage: ObjectStore, viewer: Viewer, document_ids: Sequence[UUID]
+) -> list[Removal | None]:
+    """Remove the viewer's links; the last one out removes the document.
+
+    The answer has one for each id, in their order: None where the viewer has no such document.
+    """
+    require_some(document_ids)
+    async with work.begin() as unit:
+        own = exists().where(
+            UserDocument.document_id == Document.id, UserDocument.user_id == viewer.id
+        )
+        query = select(Document).where(Document.id.in_(document_ids), own).order_by(Document.id)
+        found = await unit.session.scalars(query.with_for_update())
+        links = UserDocument, UserDocument.document_id
+        locked = {document.id: document for document in found}
+        left, empty = await leave(unit.session, viewer, Document.id, *links, locked)
+        keys = await remove_documents(unit, [locked[id_] for id_ in empty])
+        for document_id in left:
+            unit.wake("document", document_id, viewer.id)
+    await delete_objects(storage, keys)
+    return [Removal(id_, id_ in empty) if id_ in left else None for id_ in document_ids]
+
+
+async def delete_document(
+    work: Work, storage: ObjectStore, viewer: Viewer, document_id: UUID
+) -> UUID:
+    """Remove the document for all users at once; admins only."""
+    require_admin(viewer)
+    async with work.begin() as unit:
+        query = select(Document).where(Document.id == document_id).with_for_update()
+        document = await unit.session.scalar(query)
+        if document is None:
+            raise NotFound("document", document_id)
+        await unit.wake_document(document.id)
+        keys = await remove_documents(unit, [document])
+        removed = document.id
+    await delete_objects(storage, keys)
+    return removed
+
+
+async def remove_documents(unit: UnitOfWork, documents: Sequence[Document]) -> list[str]:
+    """Delete the locked rows and their jobs; return the keys of their objects, to delete after."""
+    if not documents:
+        return []
+    ids = [document.id for document in documents]
+    await ledger.close_jobs(unit.session, JobKind.COUNT_PAGES, ids)
+    await unit.session.execute(delete(Document).where(Document.id.in_(ids)))
+    return [document.storage_key for document in documents]
