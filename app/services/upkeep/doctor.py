@@ -17,13 +17,12 @@ from app.db.models import Document, Job, Lecture
 from app.domain import JobKind, LectureStatus
 from app.errors import ObjectNotFound, StorageError
 from app.ingest.pipeline import TOLERANCE_RATIO, TOLERANCE_SECONDS
+from app.services.kernel.stored import StoredAudio, StoredItem
 from app.services.lectures.states import RUNNING
 from app.services.upkeep import stored_audio
 from app.services.upkeep.inventory import (
     BATCH,
     OPEN,
-    StoredAudio,
-    StoredItem,
     is_ours,
     is_pointed_at,
     orphans_among,

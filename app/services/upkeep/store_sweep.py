@@ -14,11 +14,10 @@ import structlog
 from sqlalchemy import select
 
 from app.db.engine import IDLE_SECONDS
-from app.db.models import Lecture
 from app.db.outages import is_outage
 from app.errors import StorageError
 from app.services.kernel.unit_of_work import Work
-from app.services.upkeep.inventory import BATCH, lecture_of, orphans_among
+from app.services.upkeep.inventory import BATCH, orphans_among, owner_of
 from app.storage.protocol import ObjectInfo, ObjectStore
 
 log = structlog.get_logger()
@@ -105,10 +104,12 @@ class StoreSweep:
         return datetime.now(UTC) - found.modified_at > self._grace
 
     async def _delete_orphan(self, key: str) -> None:
-        """Delete the object under its lecture's row lock, so that no attempt puts it meanwhile."""
+        """Delete the object under its owner's row lock, so that no attempt puts it meanwhile."""
         async with self._work.begin() as unit:
-            mine = select(Lecture.id).where(Lecture.id == lecture_of(key))
-            await unit.session.execute(mine.with_for_update())
+            if owner := owner_of(key):
+                stored, id_ = owner
+                mine = select(stored.table.id).where(stored.table.id == id_)
+                await unit.session.execute(mine.with_for_update())
             if await orphans_among(unit.session, [key]):
                 await self._delete(key)
                 log.info("swept_object", key=key)

@@ -7,23 +7,21 @@ cannot be removed is logged, and keeps nothing else from being swept.  A scratch
 machine's own is swept by that machine's workers (`store_sweep.sweep_forever`).
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Select, exists, func, select
+from sqlalchemy import exists, func, select
 
 from app.db import ledger
 from app.db.ledger import Lease
-from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
-from app.services.documents.remove import remove_documents
 from app.services.kernel.objects import delete_objects
+from app.services.kernel.stored import Stored
 from app.services.kernel.unit_of_work import Work
-from app.services.lectures.remove import remove_lectures
 from app.services.upkeep.inventory import is_pointed_at, stored_items
+from app.services.upkeep.registry import STORED
 from app.services.upkeep.store_sweep import StoreSweep, going_on, interval_of
 from app.storage.protocol import ObjectStore
 
@@ -54,7 +52,7 @@ class Sweep:
 
     async def run(self, lease: Lease) -> str:
         """Sweep once, and queue the next one."""
-        for stage in (self._unlinked_lectures, self._unlinked_documents, self._stored):
+        for stage in (self._unlinked, self._stored):
             with going_on("sweep_stage_failed", stage=stage.__name__):
                 await stage()
         await self._requeue(lease, self._interval)
@@ -77,47 +75,31 @@ class Sweep:
             # Crashes are forgiven: over the months, three workers will die in a sweep.
             await ledger.requeue(unit.session, lease, delay=delay, attempt=0, forgive_crashes=True)
 
-    async def _unlinked_lectures(self) -> None:
-        alone = ~exists().where(UserLecture.lecture_id == Lecture.id)
-        old = select(Lecture.id).where(alone, Lecture.updated_at < func.now() - self._grace)
-        for lecture_id in await self._ids(old):
-            with going_on("lecture_not_swept", lecture_id=str(lecture_id)):
-                # Looked at again under the lock: a link may have come since.
-                await self._remove_lecture(lecture_id, select(Lecture.id).where(alone))
+    async def _unlinked(self) -> None:
+        """Remove what nobody has been linked to for the grace."""
+        for stored in STORED:
+            table, alone = stored.table, ~exists().where(stored.link == stored.table.id)
+            old = select(table.id).where(alone, table.updated_at < func.now() - self._grace)
+            async with self._work.sessions() as session:
+                ids = (await session.scalars(old.limit(_MAX_ITEMS))).all()
+            for id_ in ids:
+                with going_on(f"{stored.name}_not_swept", id=str(id_)):
+                    await self._remove(stored, id_)
 
-    async def _remove_lecture(self, lecture_id: UUID, alone: Select[UUID]) -> None:
+    async def _remove(self, stored: Stored, id_: UUID) -> None:
         keys: list[str] = []
         async with self._work.begin() as unit:
-            lecture = await unit.session.get(Lecture, lecture_id, with_for_update=True)
-            if lecture and await unit.session.scalar(alone.where(Lecture.id == lecture_id)):
-                keys = await remove_lectures(unit, [lecture])
-                log.info("swept_lecture", lecture_id=str(lecture_id))
-        await delete_objects(self._storage, keys)
-
-    async def _unlinked_documents(self) -> None:
-        alone = ~exists().where(UserDocument.document_id == Document.id)
-        old = select(Document.id).where(alone, Document.updated_at < func.now() - self._grace)
-        for document_id in await self._ids(old):
-            with going_on("document_not_swept", document_id=str(document_id)):
-                await self._remove_document(document_id, select(Document.id).where(alone))
-
-    async def _remove_document(self, document_id: UUID, alone: Select[UUID]) -> None:
-        keys: list[str] = []
-        async with self._work.begin() as unit:
-            document = await unit.session.get(Document, document_id, with_for_update=True)
-            if document and await unit.session.scalar(alone.where(Document.id == document_id)):
-                keys = await remove_documents(unit, [document])
-                log.info("swept_document", document_id=str(document_id))
+            row = await unit.session.get(stored.table, id_, with_for_update=True)
+            # Looked at again under the lock: a link may have come since.
+            if row and not await unit.session.scalar(select(exists().where(stored.link == id_))):
+                keys = await stored.remove(unit, [row])
+                log.info(f"swept_{stored.name}", id=str(id_))
         await delete_objects(self._storage, keys)
 
     async def _stored(self) -> None:
         seen = await self._objects.run()
         if seen is not None:
             await self._report_missing(seen)
-
-    async def _ids(self, query: Select[UUID]) -> Sequence[UUID]:
-        async with self._work.sessions() as session:
-            return (await session.scalars(query.limit(_MAX_ITEMS))).all()
 
     async def _report_missing(self, seen: set[str]) -> None:
         """Log the rows that point at nothing; only an operator knows what to do about them."""

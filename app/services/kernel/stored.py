@@ -1,0 +1,49 @@
+"""What a feature keeps in storage, declared once for the sweep, the doctor and the inventory."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.db.models import Document, Lecture
+from app.domain import JobKind
+from app.services.kernel.unit_of_work import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An object that a row points at; size and checksum (SHA-256, hex) where the row has them."""
+
+    key: str
+    size_bytes: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAudio(StoredItem):
+    """A recording's audio, and how long the row says that it is."""
+
+    duration_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Rows that point at objects.
+
+    ``folders`` are theirs alone; the id of the row is in each name there.  ``keys`` are the columns
+    that name objects, ``items`` says of a row of them what is known of each.  ``link`` names the
+    row that a user is linked to: without any link, ``remove`` deletes locked rows and returns the
+    keys of their objects.  ``job`` is the work whose open job may need objects of its own.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    table: type[Lecture] | type[Document]
+    keys: tuple[InstrumentedAttribute[Any], ...]
+    known: tuple[InstrumentedAttribute[Any], ...]
+    items: Callable[[Any], Iterable[StoredItem]]
+    link: InstrumentedAttribute[UUID]
+    remove: Callable[[UnitOfWork, Sequence[Any]], Awaitable[list[str]]]
+    job: JobKind

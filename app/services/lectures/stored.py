@@ -1,0 +1,29 @@
+"""What lectures keep in storage."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from app.db.models import Lecture, UserLecture
+from app.domain import JobKind
+from app.services.kernel.stored import Stored, StoredAudio, StoredItem
+from app.services.lectures.remove import remove_lectures
+
+
+def _items(row: Any) -> Iterator[StoredItem]:
+    if row.audio_storage_key is not None:
+        yield StoredAudio(row.audio_storage_key, duration_seconds=row.duration_seconds)
+    if row.transcript_storage_key is not None:
+        yield StoredItem(row.transcript_storage_key)
+
+
+LECTURES = Stored(
+    name="lecture",
+    folders=("audio/", "transcripts/"),
+    table=Lecture,
+    keys=(Lecture.audio_storage_key, Lecture.transcript_storage_key),
+    known=(Lecture.duration_seconds,),
+    items=_items,
+    link=UserLecture.lecture_id,
+    remove=remove_lectures,
+    job=JobKind.DOWNLOAD_LECTURE,
+)
