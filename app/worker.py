@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.backends import CLOSE_SECONDS, Backends, closing_in_time, open_backends
 from app.cancellation import ended
 from app.db.engine import make_engine, make_sessions
-from app.ingest.audio import PyAvAudioExtractor
-from app.ingest.downloader import PanoptoDownloader
-from app.ingest.pages import count_pages
+from app.ingest.extract import PyAvAudioExtractor
+from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.pdf import count_pages
 from app.ingest.pipeline import AudioPipeline
-from app.ingest.ytdlp_source import require_known
+from app.ingest.sources.ytdlp.source import require_known
 from app.jobs.doorbell import open_ring_queue
 from app.jobs.lanes import lanes_of
 from app.jobs.runner import (

@@ -18,12 +18,12 @@ from rich.table import Table
 
 from app.embedded.panopto import Link, PanoptoSimulator, Recording
 from app.embedded.sample_media import AUDIO_BIT_RATE, make_lecture
-from app.ingest.audio import PyAvAudioExtractor
-from app.ingest.audio_ranges import AudioOptions, fetch_audio
-from app.ingest.fetch import fetch_file
-from app.ingest.guard import GuardedClient
-from app.ingest.protocols import MediaLocation, Progress
-from app.ingest.range_source import RangeSource, RangesRefused
+from app.ingest.extract import PyAvAudioExtractor
+from app.ingest.fetch.file import fetch_file
+from app.ingest.fetch.ranges.audio import AudioOptions, fetch_audio
+from app.ingest.fetch.ranges.source import RangeSource, RangesRefused
+from app.ingest.model import MediaLocation, Progress
+from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 
 LINE_BYTES_PER_SECOND = 20_000_000

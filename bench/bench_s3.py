@@ -25,9 +25,9 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.settings import Settings, load_settings
 from app.storage.s3 import S3Storage
-from tests.pdfs import make_pdf
-from tests.s3 import plain_store, running_s3, s3_settings
-from tests.service import Client, running_api
+from tests.support.pdfs import make_pdf
+from tests.support.s3 import plain_store, running_s3, s3_settings
+from tests.support.service import Client, running_api
 
 MIB = 1024 * 1024
 Step = Callable[[], Awaitable[None]]

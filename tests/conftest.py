@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.settings import Settings, load_settings
-from tests.serving import ISSUER_KEY, issuer_directory
+from tests.support.serving import ISSUER_KEY, issuer_directory
 
-pytest_plugins = ["tests.panopto", "tests.s3"]
+pytest_plugins = ["tests.support.panopto", "tests.support.s3"]
 
 _ENOUGH_MEMORY_BYTES = 4 * 1024**3
 _OURS = tuple(name.upper() for name in Settings.model_fields)

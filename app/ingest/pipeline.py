@@ -18,9 +18,9 @@ import structlog
 from app.cancellation import in_thread
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
-from app.ingest.http_failures import no_recording
-from app.ingest.part_file import begun_source, is_of, tidied
-from app.ingest.protocols import (
+from app.ingest.failures import no_recording
+from app.ingest.fetch.part import begun_source, is_of, tidied
+from app.ingest.model import (
     AudioExtractor,
     DownloadedSource,
     ExtractedAudio,

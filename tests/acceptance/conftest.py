@@ -8,7 +8,7 @@ import pytest
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.settings import Settings, load_settings
-from tests.service import Client, Service, running_service
+from tests.support.service import Client, Service, running_service
 
 
 @pytest.fixture(scope="session")

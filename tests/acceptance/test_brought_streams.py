@@ -9,7 +9,7 @@ import pytest
 from app.embedded.panopto import Recording
 from app.embedded.sample_media import make_lecture
 from tests.acceptance.test_merge import ids_of, one_lecture
-from tests.service import Client, Service
+from tests.support.service import Client, Service
 
 
 @pytest.fixture

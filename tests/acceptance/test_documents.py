@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from tests.pdfs import make_pdf
-from tests.service import Client, Service
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 UNKNOWN = str(uuid4())
 UNLINK = """mutation ($id: ID!) { unlinkDocument(id: $id) {

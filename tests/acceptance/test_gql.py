@@ -6,8 +6,8 @@ from uuid import uuid4
 
 from app.embedded.panopto import Recording
 from tests.clients.recipes import recipes
-from tests.pdfs import make_pdf
-from tests.service import Client, Service
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service
 
 
 def _recipe() -> types.ModuleType:

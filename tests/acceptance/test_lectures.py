@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.db.models import Course, User
 from app.embedded.panopto import Recording
 from app.embedded.sample_media import make_lecture
-from tests.service import REQUEST, Client, Service
-from tests.wait import wait_until
+from tests.support.service import REQUEST, Client, Service
+from tests.support.wait import wait_until
 
 UNKNOWN = str(uuid4())
 RETRY = """mutation ($id: ID!) { retryLectureDownload(id: $id) {

@@ -14,8 +14,8 @@ from app.db.models import Course, Lecture
 from app.domain import LectureFailure, LectureStatus
 from app.embedded.panopto import PanoptoSimulator
 from app.settings import Settings
-from tests.pdfs import make_pdf
-from tests.service import Client, Service, running_service
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service, running_service
 
 NODES = "query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id } }"
 LECTURES = """query ($status: LectureStatus, $statuses: [LectureStatus!]) {

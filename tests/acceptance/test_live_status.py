@@ -6,9 +6,9 @@ from typing import Any
 from uuid import uuid4
 
 from app.embedded.panopto import Recording
-from tests.graphql_ws import GraphQLSocketClient
-from tests.pdfs import make_pdf
-from tests.service import Client, Service
+from tests.support.graphql_ws import GraphQLSocketClient
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service
 
 WATCH = """subscription ($id: ID!) { lectureStatus(id: $id) {
   id status revision progress { stage downloadedBytes totalBytes percent } } }"""

@@ -7,8 +7,8 @@ import pytest
 
 from app.embedded.panopto import Recording
 from tests.acceptance.test_live_status import WATCH, states_until_complete
-from tests.service import Client, Service
-from tests.wait import wait_until
+from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 MINE = "query { lectures(first: 50) { totalCount nodes { id } } }"
 

@@ -3,8 +3,8 @@
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.observability import REGISTRY, SUBSCRIPTIONS
 from app.settings import Settings
-from tests.service import Client, Service, running_service
-from tests.wait import wait_until
+from tests.support.service import Client, Service, running_service
+from tests.support.wait import wait_until
 
 MY_LECTURES = "subscription { myLectures { lectureId } }"
 

@@ -6,8 +6,8 @@ import pytest
 
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.settings import Settings, load_settings
-from tests.service import Service, running_service
-from tests.sites import Site, open_site
+from tests.support.service import Service, running_service
+from tests.support.sites import Site, open_site
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.process import Account, spawn, stop
 from app.settings import Settings, load_settings
-from tests.pdfs import make_pdf
-from tests.service import running_service, running_worker
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.service import running_service, running_worker
+from tests.support.wait import wait_until
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SERVER_CONNECTIONS = 3

@@ -27,10 +27,10 @@ from app.services.kernel.storage_keys import is_temporary
 from app.settings import Settings
 from app.storage.copy_command import copy_storage
 from tests.acceptance import test_documents, test_lectures
-from tests.pdfs import make_pdf
-from tests.s3 import Fault, FaultyProxy, S3Service, open_uploads, s3_settings
-from tests.service import Client, Service, running_service
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.s3 import Fault, FaultyProxy, S3Service, open_uploads, s3_settings
+from tests.support.service import Client, Service, running_service
+from tests.support.wait import wait_until
 
 MIB = 1024 * 1024
 

@@ -18,7 +18,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.supervisor import free_address
 from tests.clients.recipes import recipes
-from tests.serving import ISSUER_KEY
+from tests.support.serving import ISSUER_KEY
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

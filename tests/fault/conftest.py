@@ -12,7 +12,7 @@ from app.embedded.sample_media import make_lecture
 from app.settings import Settings, load_settings
 from app.supervisor import free_address
 from tests.fault.processes import Deployment
-from tests.service import Service
+from tests.support.service import Service
 
 GRACE_SECONDS = 2.0
 

@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 
 from tests.fault.processes import Deployment
-from tests.service import Service
-from tests.wait import wait_until
+from tests.support.service import Service
+from tests.support.wait import wait_until
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from pathlib import Path
 import httpx
 
 from app.settings import Settings
-from tests.wait import wait_until
+from tests.support.wait import wait_until
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["app.cli", "app.main", "app.worker", "tests.fault.processes"])
 _PR_SET_PDEATHSIG = 1
-_PROGRAM = "app.ingest.child_process"
+_PROGRAM = "app.ingest.sandbox.child"
 
 
 def _run(command: str, environment: Mapping[str, str], log: Path) -> None:

@@ -8,9 +8,9 @@ from app.embedded.panopto import Recording
 from app.settings import Settings
 from tests.fault.ledger_state import Database
 from tests.fault.processes import Deployment
-from tests.s3 import S3Service, s3_settings
-from tests.service import Service
-from tests.wait import wait_until
+from tests.support.s3 import S3Service, s3_settings
+from tests.support.service import Service
+from tests.support.wait import wait_until
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.settings import Settings, load_settings
 from tests.fault.processes import Deployment
-from tests.pdfs import make_pdf
-from tests.service import Service
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.service import Service
+from tests.support.wait import wait_until
 
 SIZE_BYTES = 8 * 1024 * 1024
 

@@ -18,8 +18,8 @@ from app.embedded.process import ServerProcess
 from app.embedded.redis import EmbeddedRedis
 from tests.fault.ledger_state import Database, all_ended
 from tests.fault.processes import Deployment
-from tests.service import Service
-from tests.wait import wait_until
+from tests.support.service import Service
+from tests.support.wait import wait_until
 
 ENDS_WITHIN_SECONDS = 12.0
 AN_IDLE_ONE_WITHIN_SECONDS = 4.0

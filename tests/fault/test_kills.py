@@ -15,9 +15,9 @@ from app.domain import JobKind
 from app.embedded.panopto import Recording
 from tests.fault.ledger_state import Database, all_ended, assert_one_effect
 from tests.fault.processes import Deployment
-from tests.pdfs import make_pdf
-from tests.service import Client, Service
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 VICTIMS = (("worker",), ("api",), ("api", "worker"))
 LONGEST_SECONDS = 15.0

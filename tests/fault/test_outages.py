@@ -17,10 +17,10 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from tests.fault.ledger_state import Database, all_ended, assert_one_effect
 from tests.fault.processes import Deployment
-from tests.graphql_ws import GraphQLSocketClient
-from tests.pdfs import make_pdf
-from tests.service import REQUEST, Client, Service
-from tests.wait import wait_until
+from tests.support.graphql_ws import GraphQLSocketClient
+from tests.support.pdfs import make_pdf
+from tests.support.service import REQUEST, Client, Service
+from tests.support.wait import wait_until
 
 WATCH = "subscription ($id: ID!) { lectureStatus(id: $id) { status failure errorMessage } }"
 MY_LECTURES = "subscription { myLectures { lecture { id status } } }"

@@ -11,8 +11,8 @@ import pytest
 from app.embedded.panopto import Link, Recording, RequestRecord
 from app.embedded.sample_media import make_lecture
 from tests.fault.processes import Deployment
-from tests.service import Client, Service
-from tests.wait import wait_until
+from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 HEAD_BYTES = 512 * 1024
 _SEGMENT = re.compile(r"audio-(\d+)\.ts")

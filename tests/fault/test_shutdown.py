@@ -12,10 +12,10 @@ from websockets.exceptions import ConnectionClosed
 from app.embedded.panopto import Recording
 from tests.fault.ledger_state import Database, assert_one_effect
 from tests.fault.processes import Deployment
-from tests.graphql_ws import GraphQLSocketClient
-from tests.pdfs import make_pdf
-from tests.service import UPLOAD, Client, Service
-from tests.wait import wait_until
+from tests.support.graphql_ws import GraphQLSocketClient
+from tests.support.pdfs import make_pdf
+from tests.support.service import UPLOAD, Client, Service
+from tests.support.wait import wait_until
 
 FEED = "subscription { myLectures { lectureId } }"
 BOUNDARY = "studybuddy-boundary"

@@ -101,7 +101,7 @@ class Names(asyncio.DatagramProtocol):
 async def main() -> None:
     """Serve on both addresses, fetch, and tell what happened."""
     from app.errors import IngestFailed
-    from app.ingest.guard import GuardedClient
+    from app.ingest.net.guard import GuardedClient
 
     reached: list[str] = []
 

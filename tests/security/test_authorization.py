@@ -14,9 +14,9 @@ from graphql import GraphQLObjectType, get_named_type, is_required_argument
 from app.embedded.panopto import PanoptoSimulator
 from app.schema.root import schema
 from app.settings import Settings
-from tests.graphql_ws import open_socket
-from tests.pdfs import make_pdf
-from tests.service import Client, Service, running_service
+from tests.support.graphql_ws import open_socket
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service, running_service
 
 SCHEMA = schema._schema
 ROLES = ("stranger", "linked", "admin")

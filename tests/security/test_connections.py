@@ -12,9 +12,9 @@ import pytest
 
 from app.http.edge import connection
 from app.http.graphql import request_body
-from tests.edge import TOKEN, Edge, running_edge
-from tests.graphql_ws import open_socket
-from tests.wait import wait_until
+from tests.support.edge import TOKEN, Edge, running_edge
+from tests.support.graphql_ws import open_socket
+from tests.support.wait import wait_until
 
 HEAD = f"POST /graphql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
 JSON_HEAD = HEAD + b"Content-Type: application/json\r\n"

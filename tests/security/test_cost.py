@@ -8,9 +8,9 @@ import pytest
 
 from app.errors import ConfigurationError
 from app.settings import load_settings
-from tests.edge import TOKEN, running_edge
-from tests.graphql_ws import open_socket
-from tests.service import Client, Service
+from tests.support.edge import TOKEN, running_edge
+from tests.support.graphql_ws import open_socket
+from tests.support.service import Client, Service
 
 STRICT = {"accept": "application/graphql-response+json"}
 

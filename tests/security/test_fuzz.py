@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from app.schema.root import schema as studybuddy
-from tests.graphql_ws import open_socket
-from tests.service import Client, Service
+from tests.support.graphql_ws import open_socket
+from tests.support.service import Client, Service
 
 CASES = int(os.environ.get("FUZZ_CASES", "0"))
 SDL = studybuddy.as_str()

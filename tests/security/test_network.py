@@ -12,7 +12,7 @@ import pytest
 
 from app.embedded.panopto import PanoptoSimulator
 from app.settings import Settings, load_settings
-from tests.service import Client, Service, running_service
+from tests.support.service import Client, Service, running_service
 
 FAILED = "FAILED"
 Page = Callable[[str], Awaitable[bytes]]
@@ -90,7 +90,7 @@ SPELLINGS = [
 
 async def test_no_spelling_of_loopback_is_reached(canary: Listener) -> None:
     from app.errors import IngestFailed, InvalidInput
-    from app.ingest.guard import GuardedClient
+    from app.ingest.net.guard import GuardedClient
 
     assert len(SPELLINGS) > 50
     for allowed in ((), (f"127.0.0.1:{canary.port + 1}", "example.org:80")):

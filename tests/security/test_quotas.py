@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from app.embedded.panopto import PanoptoSimulator
 from app.settings import Settings, load_settings
-from tests.pdfs import make_pdf
-from tests.service import UPLOAD, Client, Service, running_service
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.service import UPLOAD, Client, Service, running_service
+from tests.support.wait import wait_until
 
 VIEWER = "{ viewer { storedBytes storedBytesLimit } }"
 REQUEST = """mutation ($input: RequestLectureDownloadInput!) {

@@ -14,10 +14,10 @@ import jwt
 from app.auth.issuer import DevelopmentIssuer
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.settings import Settings
-from tests.graphql_ws import open_socket
-from tests.pdfs import make_pdf
-from tests.service import Client, Service
-from tests.wait import wait_until
+from tests.support.graphql_ws import open_socket
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 SECRET_KEY = "the-secret-key-of-this-run"
 METRICS_TOKEN = "the-metrics-token-of-this-run"

@@ -9,9 +9,9 @@ from uuid import uuid4
 import jwt
 import pytest
 
-from tests.pdfs import make_pdf
-from tests.service import Client, Service
-from tests.wait import wait_until
+from tests.support.pdfs import make_pdf
+from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 
 def pdf_of(*objects: bytes, tail: bytes = b"") -> bytes:

@@ -1,6 +1,6 @@
 import pytest
 
-from app.ingest.content_range import ContentRange, content_range, size_at_416
+from app.ingest.net.content_range import ContentRange, content_range, size_at_416
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from app.ingest.encodings import TooLarge, UnknownEncoding, plain
+from app.ingest.net.encodings import TooLarge, UnknownEncoding, plain
 
 TEXT = b"#EXTM3U\n" * 1000
 

@@ -11,7 +11,7 @@ from app.auth.tokens import TokenVerifier
 from app.http.graphiql import assets as graphiql_assets
 from app.http.graphiql.page import graphiql_routes, make_graphiql_page
 from app.settings import load_settings
-from tests.serving import new_client, serving
+from tests.support.serving import new_client, serving
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.addresses import is_public
-from app.ingest.guard import GuardedClient
-from app.ingest.http_failures import failure_of_status, looks_like_login, retry_after_seconds
-from app.ingest.judged_network import first_connected
+from app.ingest.failures import failure_of_status, looks_like_login, retry_after_seconds
+from app.ingest.net.addresses import is_public
+from app.ingest.net.guard import GuardedClient
+from app.ingest.net.judged_network import first_connected
 
 INWARD = [
     "127.0.0.1",

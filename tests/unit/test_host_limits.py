@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from app.errors import IngestFailed
-from app.ingest.host_limits import HostLimit, HostLimits
-from app.ingest.http_failures import SourceBusy, login_required
-from app.ingest.patience import Patience, Retries
+from app.ingest.failures import SourceBusy, login_required
+from app.ingest.net.host_limits import HostLimit, HostLimits
+from app.ingest.net.retries import Patience, Retries
 
 QUICK = Patience(first_wait_seconds=0.002, longest_wait_seconds=0.002)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ingest.http_heads import BadHead, MendingStream, mended, parse_head
+from app.ingest.net.http_heads import BadHead, MendingStream, mended, parse_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.ingest.panopto import identify, recording_link
+from app.ingest.sources.panopto.links import identify, recording_link
 
 GUID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
 OTHER = "ffffffff-4e5f-6071-8293-a4b5c6d7e8f9"

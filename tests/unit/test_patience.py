@@ -5,10 +5,10 @@ import pytest
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.host_limits import HostLimit
-from app.ingest.http_failures import SourceBusy
-from app.ingest.patience import Patience, Retries
-from tests.wait import wait_until
+from app.ingest.failures import SourceBusy
+from app.ingest.net.host_limits import HostLimit
+from app.ingest.net.retries import Patience, Retries
+from tests.support.wait import wait_until
 
 QUICK = Patience(tries_without_progress=2, first_wait_seconds=0.01, longest_wait_seconds=0.01)
 

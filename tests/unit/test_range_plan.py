@@ -5,8 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ingest.playlist import ByteRange
-from app.ingest.range_plan import IN_FLIGHT, PIECE_BYTES, Link, left_of, plan_ranges
+from app.ingest.fetch.playlist import ByteRange
+from app.ingest.fetch.ranges.plan import IN_FLIGHT, PIECE_BYTES, Link, left_of, plan_ranges
 
 FAR = Link(round_trip_seconds=0.03, bytes_per_second=20_000_000)
 HOUR = 3600

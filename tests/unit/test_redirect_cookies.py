@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.ingest.redirect_cookies import RedirectCookies
-from app.ingest.web_url import WebUrl, parse_web_url
+from app.ingest.net.redirect_cookies import RedirectCookies
+from app.ingest.net.urls import WebUrl, parse_web_url
 
 
 def at(url: str) -> WebUrl:

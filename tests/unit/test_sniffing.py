@@ -8,7 +8,7 @@ import pytest
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.sniffing import form_of, form_of_file, media_chunks, require_media
+from app.ingest.net.sniffing import form_of, form_of_file, media_chunks, require_media
 
 MP4 = b"\x00\x00\x00\x20ftypisom" + bytes(500)
 PAGE = b"<!DOCTYPE html><html><title>Sign in</title>" + b" " * 1000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.ingest.timeline import Timeline
+from app.ingest.sandbox.media.timeline import Timeline
 
 RATE = 1000
 PIECE = 20  # ms, as the rate is

@@ -24,7 +24,7 @@ from app.auth.keys import StaticKeySource, VerificationKey
 from app.auth.tokens import TokenVerifier
 from app.errors import ConfigurationError, Unauthenticated
 from app.settings import load_settings
-from tests.wait import wait_until
+from tests.support.wait import wait_until
 
 ISSUER = "https://clerk.example.org"
 RSA_KEY = rsa.generate_private_key(65537, 2048)

@@ -9,8 +9,8 @@ import pytest
 
 from app.domain import LectureFailure
 from app.errors import ConfigurationError, IngestFailed, NotReadyYet
-from app.ingest import ytdlp_source
-from app.ingest.ytdlp_formats import media_of
+from app.ingest.sources.ytdlp import source as ytdlp_source
+from app.ingest.sources.ytdlp.formats import media_of
 from app.settings import load_settings
 
 MUXED = {"vcodec": "avc1", "acodec": "mp4a.40.2", "ext": "mp4", "protocol": "https"}
@@ -169,7 +169,7 @@ ATTEMPTS: dict[str, str] = {
 
 SEALED = """
 import asyncio, ctypes, http.client, json, socket, subprocess, sys, tempfile, urllib.request
-from app.ingest.ytdlp_child import seal
+from app.ingest.sandbox.tasks.ytdlp import seal
 libc = ctypes.CDLL(None)
 attempts = json.load(sys.stdin)
 seal()
@@ -202,8 +202,8 @@ def test_a_sealed_process_opens_nothing(tmp_path: Path) -> None:
 def test_the_task_seals_its_process_before_it_asks() -> None:
     program = (
         "import socket\n"
-        "from app.ingest.child_process import Refused\n"
-        "from app.ingest.ytdlp_child import run\n"
+        "from app.ingest.sandbox.child import Refused\n"
+        "from app.ingest.sandbox.tasks.ytdlp import run\n"
         "try:\n"
         "    run({'url': 'https://example.org/', 'extractors': ['youtube'], 'channel': -1})\n"
         "except Refused as refusal:\n"
@@ -221,7 +221,7 @@ def test_the_task_seals_its_process_before_it_asks() -> None:
 
 def test_every_extractor_loads_in_a_sealed_process() -> None:
     program = (
-        "from app.ingest.ytdlp_child import load, seal\n"
+        "from app.ingest.sandbox.tasks.ytdlp import load, seal\n"
         "load(), seal()\n"
         "from yt_dlp.extractor import gen_extractor_classes, get_info_extractor\n"
         "loaded = [get_info_extractor(each.ie_key())() for each in gen_extractor_classes()]\n"
@@ -235,7 +235,8 @@ def test_every_extractor_loads_in_a_sealed_process() -> None:
 
 def test_a_sealed_process_still_reads() -> None:
     program = (
-        "from app.ingest.ytdlp_child import seal; seal(); import colorsys, os; os.listdir('/');"
+        "from app.ingest.sandbox.tasks.ytdlp import seal; seal();"
+        "import colorsys, os; os.listdir('/');"
         "print(open('/dev/null').read() == '')"
     )
     ended = subprocess.run(

@@ -13,7 +13,7 @@ from app.db.ledger import Lease
 from app.db.models import Document
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
-from app.ingest.sandbox import ChildKilled
+from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.retry_policy import MAX_ATTEMPTS, backoff
 from app.storage.protocol import LocalFiles, ObjectStore

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from app.ingest.part_file import PART_SUFFIXES, hand_over, is_part
+from app.ingest.fetch.part import PART_SUFFIXES, hand_over, is_part
 from app.services.kernel.storage_keys import attempt_of, kept_stem
 from app.storage.protocol import LocalFiles, ObjectStore
 

@@ -24,10 +24,10 @@ from app.db.models import Lecture
 from app.db.outages import is_outage
 from app.domain import JobKind, JobState, LectureFailure
 from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
-from app.ingest.part_file import discard_part
+from app.ingest.fetch.part import discard_part
+from app.ingest.model import ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.pipeline import AudioPipeline
-from app.ingest.protocols import ExtractedAudio, LectureRequest, ResolvedLecture
-from app.ingest.sandbox import ChildKilled
+from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.storage_keys import audio_key, source_stem
 from app.services.kernel.text import readable
 from app.services.kernel.unit_of_work import UnitOfWork, Work

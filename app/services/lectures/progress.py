@@ -11,7 +11,7 @@ from app.cancellation import ended
 from app.db.ledger import Lease
 from app.db.outages import is_outage
 from app.errors import LeaseLost
-from app.ingest.protocols import Progress
+from app.ingest.model import Progress
 from app.services.kernel.unit_of_work import Work
 
 log = structlog.get_logger()

@@ -18,9 +18,9 @@ from app.db import ledger
 from app.db.models import Lecture, LectureAlias, UserLecture
 from app.domain import FieldErrorCode, JobKind, LectureFailure, LectureStatus
 from app.errors import Conflict, InvalidInput, NotFound
-from app.ingest.panopto import identify
-from app.ingest.protocols import SourceIdentity
-from app.ingest.web_url import parse_web_url
+from app.ingest.model import SourceIdentity
+from app.ingest.net.urls import parse_web_url
+from app.ingest.sources.panopto.links import identify
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.quotas import Allowance, Quota
 from app.services.kernel.text import is_storable, readable

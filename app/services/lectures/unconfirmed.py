@@ -12,7 +12,7 @@ import hashlib
 from urllib.parse import parse_qs, urldefrag, urlencode
 
 from app.db.models import Lecture
-from app.ingest.protocols import SourceIdentity
+from app.ingest.model import SourceIdentity
 
 
 def unconfirmed(identity: SourceIdentity, stream_url: str) -> SourceIdentity:

@@ -1,0 +1,1 @@
+"""From a medium to a file in scratch storage."""

@@ -1,0 +1,265 @@
+"""`LectureDownloader`: the sources say what and where, this fetches it by the cheapest way."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+import structlog
+
+from app.domain import LectureFailure
+from app.errors import IngestFailed
+from app.ingest.fetch.file import fetch_file, whole_file_of
+from app.ingest.fetch.hls import fetch_stream
+from app.ingest.fetch.hls_streams import HlsStream, NoPlaylist, open_streams
+from app.ingest.fetch.part import begun_source, source_name
+from app.ingest.fetch.ranges.audio import AudioOptions, audio_ranges_of, fetch_audio
+from app.ingest.fetch.ranges.source import RangeSource, RangesRefused
+from app.ingest.fetch.tracks import has_audio_track
+from app.ingest.model import (
+    DownloadedSource,
+    LectureRequest,
+    LectureSource,
+    MediaLocation,
+    ReportProgress,
+    ResolvedLecture,
+    Segment,
+    Tier,
+)
+from app.ingest.net.guard import GuardedClient
+from app.ingest.net.retries import PATIENCE, Patience
+from app.ingest.net.sniffing import form_of_file
+from app.ingest.sources.registry import resolve_by, sources_of
+from app.settings import Settings
+from app.storage.protocol import LocalFiles
+
+log = structlog.get_logger(__name__)
+
+
+class PanoptoDownloader:
+    """Fetches lectures of Panopto tenants and of all other sources; safe for any number of tasks.
+
+    ``sources`` are asked in their order; left out, they are Panopto and direct media links.
+    """
+
+    def __init__(
+        self,
+        client: GuardedClient,
+        *,
+        panopto_hosts: tuple[str, ...] = (),
+        max_source_bytes: int,
+        patience: Patience = PATIENCE,
+        sources: Sequence[LectureSource] | None = None,
+    ) -> None:
+        self._client = client
+        if sources is None:
+            sources = sources_of(client, panopto_hosts=panopto_hosts)
+        self._sources = tuple(sources)
+        self._max_source_bytes = max_source_bytes
+        self._patience = patience
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "PanoptoDownloader":
+        """Return a downloader with a client of its own; `close` ends both."""
+        client = GuardedClient(settings.fetch_allowed_private_hosts)
+        return cls(
+            client,
+            max_source_bytes=settings.max_source_bytes,
+            sources=sources_of(
+                client, panopto_hosts=settings.panopto_hosts, extractors=settings.sources
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    async def resolve(self, request: LectureRequest) -> ResolvedLecture:
+        """Ask the sources, one after the other, what and where the recording is."""
+        lecture = await resolve_by(self._sources, request)
+        return replace(lecture, failed_attempts=request.failed_attempts)
+
+    async def download(
+        self,
+        lecture: ResolvedLecture,
+        location: MediaLocation,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        """Fetch one of the lecture's media, or raise: NO_AUDIO where it names no sound."""
+        source = await self._fetch(location, lecture, scratch, key_stem, report)
+        await _require_audio(source, scratch)
+        log.info(
+            "medium_fetched",
+            tier=source.tier.value,
+            fetched_bytes=source.fetched_bytes,
+            size_bytes=source.size_bytes,
+        )
+        return source
+
+    async def _fetch(
+        self,
+        location: MediaLocation,
+        lecture: ResolvedLecture,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        """Fetch it as what it is said to be or, where its bytes say another thing, as that."""
+        # A playlist that was taken for a file has shown what it is to the attempt before.
+        begun = await begun_source(scratch, key_stem)
+        if location.kind == "hls" or begun == source_name("hls", location.url):
+            try:
+                return await self._fetch_hls(location, scratch, key_stem, report)
+            except NoPlaylist:
+                location = replace(location, kind="mp4")
+        source = await self._fetch_file(location, lecture, scratch, key_stem, report)
+        if await form_of_file(scratch.path_of(source.key)) == "playlist":
+            await scratch.delete_file(source.key)
+            return await self._fetch_hls(replace(location, kind="hls"), scratch, key_stem, report)
+        await _require_audio(source, scratch)
+        return source
+
+    async def _fetch_file(
+        self,
+        location: MediaLocation,
+        lecture: ResolvedLecture,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        client = self._client.sending(location.headers)
+        duration = _duration(location.segments) or lecture.duration_seconds
+        ranges = RangeSource(client, location, self._patience)
+        try:
+            if location.kind == "podcast":
+                raise RangesRefused("sound_alone")
+            if await _has_ranges_failed(lecture, location, scratch, key_stem):
+                raise RangesRefused("failed_before")
+            return await self._fetch_ranges(ranges, location, duration, scratch, key_stem, report)
+        except RangesRefused as refusal:
+            log.info("audio_ranges_refused", reason=refusal.reason)
+        stored = await fetch_file(
+            client,
+            location,
+            scratch,
+            key_stem,
+            report,
+            max_bytes=self._max_source_bytes,
+            patience=self._patience,
+            begun=ranges.begun,
+        )
+        tier = Tier.AUDIO_PODCAST if location.kind == "podcast" else Tier.WHOLE_FILE
+        fetched = stored.fetched_bytes + ranges.fetched_bytes
+        return DownloadedSource(
+            stored.key,
+            stored.size_bytes,
+            duration,
+            location.segments,
+            tier,
+            fetched,
+            has_changed=stored.has_changed or ranges.has_changed,
+        )
+
+    async def _fetch_ranges(
+        self,
+        ranges: RangeSource,
+        location: MediaLocation,
+        duration_seconds: float | None,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        if await begun_source(scratch, key_stem) == whole_file_of(location):
+            raise RangesRefused("resumed")
+        options = AudioOptions(self._max_source_bytes, exact_start=bool(location.segments))
+        audio = await fetch_audio(ranges, scratch, key_stem, report, options)
+        return DownloadedSource(
+            audio.key,
+            audio.size_bytes,
+            duration_seconds,
+            location.segments,
+            Tier.AUDIO_RANGES,
+            audio.fetched_bytes,
+        )
+
+    async def _fetch_hls(
+        self, location: MediaLocation, scratch: LocalFiles, key_stem: str, report: ReportProgress
+    ) -> DownloadedSource:
+        """Fetch the first stream that can be had and has audio; raise what failed the best one."""
+        client = self._client.sending(location.headers)
+        failures: list[IngestFailed] = []
+        async with aclosing(open_streams(client, location)) as streams:
+            async for stream in streams:
+                if isinstance(stream, IngestFailed):
+                    failures.append(stream)
+                    continue
+                try:
+                    source = await self._fetch_stream(client, stream, scratch, key_stem, report)
+                    await _require_audio(source, scratch)
+                except IngestFailed as error:
+                    if error.transient:
+                        raise
+                    log.info("hls_stream_failed", reason=error.failure.value)
+                    failures.append(error)
+                    continue
+                return source
+        raise failures[0]
+
+    async def _fetch_stream(
+        self,
+        client: GuardedClient,
+        stream: HlsStream,
+        scratch: LocalFiles,
+        key_stem: str,
+        report: ReportProgress,
+    ) -> DownloadedSource:
+        fetched = await fetch_stream(
+            client,
+            stream,
+            scratch,
+            key_stem,
+            report,
+            max_bytes=self._max_source_bytes,
+            patience=self._patience,
+        )
+        segments = stream.location.segments
+        return DownloadedSource(
+            fetched.file.key,
+            fetched.file.size_bytes,
+            _duration(segments) or stream.playlist.duration_seconds,
+            segments,
+            Tier.HLS_AUDIO if stream.is_rendition else Tier.HLS_VARIANT,
+            fetched.file.fetched_bytes,
+            fetched.runs,
+            slack_seconds=0.0 if segments else stream.playlist.slack_seconds,
+        )
+
+
+async def _has_ranges_failed(
+    lecture: ResolvedLecture, location: MediaLocation, scratch: LocalFiles, key_stem: str
+) -> bool:
+    """Whether the next attempt takes the whole file: after a failure that left no part to go on
+    with, or after two.
+    """
+    if lecture.failed_attempts != 1:
+        return lecture.failed_attempts > 1
+    return await begun_source(scratch, key_stem) != audio_ranges_of(location)
+
+
+async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:
+    """Raise NO_AUDIO, and leave nothing, where the file's index names no audio track.
+
+    The index of the first run tells nothing of the later ones.
+    """
+    if not source.runs and await has_audio_track(scratch.path_of(source.key)) is False:
+        await scratch.delete_file(source.key)
+        raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
+
+
+def _duration(segments: tuple[Segment, ...]) -> float:
+    end = 0.0
+    for segment in segments:
+        start = end if segment.at_seconds is None else segment.at_seconds
+        end = start + segment.end_seconds - segment.start_seconds
+    return end

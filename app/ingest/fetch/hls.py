@@ -1,0 +1,344 @@
+"""An HLS recording into one object: a media playlist's segments in order.
+
+Segments (MPEG-TS or fMP4) are fetched a few at a time, each retried by itself, decrypted where they
+are AES-128, and written one after the other: the result plays as one file.  A segment is a piece of
+the part that the next attempt goes on with.
+"""
+
+import asyncio
+import hashlib
+import io
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+from app.domain import DownloadStage, LectureFailure
+from app.errors import IngestFailed
+from app.ingest.fetch.file import too_large
+from app.ingest.fetch.hls_streams import HlsStream, no_audio, unreadable
+from app.ingest.fetch.part import Extension, FetchedFile, Version, open_part, source_name
+from app.ingest.fetch.playlist import ByteRange, MediaPlaylist, Part, SegmentKey
+from app.ingest.fetch.segment_bytes import decrypted, is_whole, piece_of, without_tag
+from app.ingest.fetch.tracks import names_audio
+from app.ingest.model import Progress, ReportProgress, Run
+from app.ingest.net.guard import FetchedBody, GuardedClient
+from app.ingest.net.host_limits import may_be_crowding
+from app.ingest.net.retries import PATIENCE, Patience, Retries
+from app.ingest.net.sniffing import require_media
+from app.storage.protocol import LocalFiles
+
+_MAX_SEGMENT_BYTES = 64 * 1024 * 1024
+_IN_FLIGHT = 8
+_MOST_BYTES_AHEAD = 32 * 1024 * 1024
+_MAX_PIECES = 16
+_KEY_BYTES = 16
+_REFUSALS = frozenset({LectureFailure.SOURCE_NOT_FOUND, LectureFailure.LOGIN_REQUIRED})
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedStream:
+    """The stored object, and where in it further runs begin (see `Run`)."""
+
+    file: FetchedFile
+    runs: tuple[Run, ...]
+
+
+async def fetch_stream(
+    client: GuardedClient,
+    stream: HlsStream,
+    scratch: LocalFiles,
+    key_stem: str,
+    report: ReportProgress,
+    *,
+    max_bytes: int,
+    patience: Patience = PATIENCE,
+) -> FetchedStream:
+    """Store all segments, in order, under ``{key_stem}.ts`` or, where they are fMP4, ``.mp4``.
+
+    Goes on after the last whole segment that an attempt before left under the stem, where the
+    playlist is the same.  What was fetched stays as `open_part` tells.  Raises NO_AUDIO as soon as
+    the first segment shows it.
+    """
+    # In a thread: a playlist may name 50,000 parts.
+    fingerprint = await asyncio.to_thread(_fingerprint, stream.playlist)
+    version = Version(source_name("hls", stream.location.url), fingerprint, None)
+    async with open_part(scratch, key_stem) as part:
+        await part.require(version)
+        if len(part.ends) > len(stream.playlist.parts):
+            await part.begin(version)
+        had = _Had(len(part.ends), part.size_bytes)
+        segments = _Segments(client, stream, report, max_bytes, patience, had)
+        begun = b"" if had.parts == 0 else None
+        async with aclosing(segments.bodies()) as bodies:
+            async for body in bodies:
+                if begun is not None:
+                    begun = _heard(stream.playlist, len(part.ends), begun + body)
+                await part.append_piece(body)
+        runs = tuple(_runs(stream.playlist, part.ends))
+        extension: Extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
+        fetched_bytes = segments.received_bytes - had.size_bytes
+        return FetchedStream(await part.publish(extension, fetched_bytes), runs)
+
+
+def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | None:
+    """Return what has come up to part ``number``, or None where enough has.
+
+    Raises NO_AUDIO where that names tracks, and none of sound; a later run may have other tracks.
+    """
+    part = playlist.parts[number]
+    if part.is_init or part.is_gap:
+        return begun
+    may_change = any(each.starts_run for each in playlist.parts)
+    if not may_change and names_audio(io.BytesIO(begun)) is False:
+        raise no_audio()
+    return None
+
+
+def _runs(playlist: MediaPlaylist, ends: Sequence[int]) -> Iterator[Run]:
+    """Yield where the discontinuities are, in the bytes of the parts that end there."""
+    start_byte, start_seconds, slack_seconds = 0, 0.0, 0.0
+    for part, end in zip(playlist.parts, ends, strict=True):
+        if part.starts_run:
+            yield Run(start_byte, start_seconds, slack_seconds)
+        start_byte, start_seconds = end, start_seconds + part.duration_seconds
+        slack_seconds += part.slack_seconds
+
+
+def _fingerprint(playlist: MediaPlaylist) -> str:
+    """Return what tells the playlist from one that would make another file.
+
+    Signatures in queries change from answer to answer; they count only where nothing else tells
+    the parts apart.
+    """
+    parts = [_unsigned(part) for part in playlist.parts]
+    if len(set(parts)) < len(set(playlist.parts)):
+        parts = list(playlist.parts)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _unsigned(part: Part) -> Part:
+    key = part.key and replace(part.key, url=part.key.url.partition("?")[0])
+    return replace(part, url=part.url.partition("?")[0], key=key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Had:
+    """What is there of the stream already."""
+
+    parts: int
+    size_bytes: int
+
+
+class _Room:
+    """The memory for parts that wait: all but the first in line stop where it is used up."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._held: dict[int, int] = {}
+        self._changed = asyncio.Condition()
+
+    async def take(self, number: int, count: int) -> None:
+        """Hold so many bytes more of a part, and wait until more may come."""
+        self._held[number] = self._held.get(number, 0) + count
+        async with self._changed:
+            await self._changed.wait_for(lambda: number == self.first or self._has_room)
+
+    def forget(self, number: int) -> int:
+        """Hold nothing of a part that will be fetched again; return how much that was."""
+        return self._held.pop(number, 0)
+
+    async def advance(self) -> None:
+        """Let go of the first in line; the next takes its place."""
+        async with self._changed:
+            self.forget(self.first)
+            self.first += 1
+            self._changed.notify_all()
+
+    @property
+    def _has_room(self) -> bool:
+        return sum(self._held.values()) <= _MOST_BYTES_AHEAD
+
+
+class _Segments:
+    """A playlist's parts in order, from some part on, the next ones on their way meanwhile."""
+
+    def __init__(
+        self,
+        client: GuardedClient,
+        stream: HlsStream,
+        report: ReportProgress,
+        max_bytes: int,
+        patience: Patience,
+        had: _Had,
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._report = report
+        self._max_bytes = max_bytes
+        self._retries = Retries(patience)
+        self._first = had.parts
+        self.received_bytes = had.size_bytes
+        """What was there already, and what has arrived of it since; no byte counts twice."""
+        parts = stream.playlist.parts[: had.parts]
+        self._done_seconds = math.fsum(part.duration_seconds for part in parts)
+        self._done_bytes = had.size_bytes
+        self._room = _Room(had.parts)
+        self._keys: dict[str, asyncio.Future[bytes]] = {}
+        self._takes_ranges = False
+        self._whole: tuple[str, bytes] = ("", b"")  # A file that cannot be had in parts.
+        self._whole_turn = asyncio.Lock()
+        self._total_seconds = math.fsum(part.duration_seconds for part in stream.playlist.parts)
+        self._told_bytes = stream.playlist.total_bytes
+
+    async def bodies(self) -> AsyncGenerator[bytes, None]:
+        """Yield one part after the other, or raise.  The first is asked for alone."""
+        upcoming = islice(enumerate(self._stream.playlist.parts), self._first, None)
+        running = deque(self._start(*each) for each in islice(upcoming, 1))
+        try:
+            while running:
+                body = await running[0]
+                running.popleft()
+                room = _IN_FLIGHT - len(running)
+                running.extend(self._start(*each) for each in islice(upcoming, room))
+                yield body
+                await self._room.advance()
+        finally:
+            await _stop([*running, *self._keys.values()])
+
+    def _start(self, number: int, part: Part) -> asyncio.Task[bytes]:
+        return asyncio.create_task(self._part(number, part))
+
+    async def _part(self, number: int, part: Part) -> bytes:
+        """Fetch a part, again where that may help, and decrypt it."""
+        if part.is_gap:
+            return b""
+        body = await self._retries.of(
+            partial(self._fetch, number, part),
+            self._client.limits.of(part.url),
+            # The others may hold all places, and wait for the first in line.
+            is_urgent=lambda: number == self._room.first,
+        )
+        self._done_seconds += part.duration_seconds
+        self._done_bytes += len(body)
+        if part.key:
+            body = decrypted(body, await self._key(part.key), bytes.fromhex(part.key.iv))
+        return without_tag(body)
+
+    async def _fetch(self, number: int, part: Part) -> bytes:
+        self.received_bytes -= self._room.forget(number)
+        if part.byte_range is None:
+            return (await self._read(number, part)).body
+        return await self._fetch_range(number, part, part.byte_range)
+
+    async def _fetch_range(self, number: int, part: Part, wanted: ByteRange) -> bytes:
+        """Return the bytes, in as many pieces as the host sends, or else out of the whole file."""
+        if wanted.length > _MAX_SEGMENT_BYTES:
+            raise too_large()
+        body = b""
+        for _ in range(_MAX_PIECES):
+            if self._whole[0] == part.url:
+                break
+            rest = ByteRange(wanted.start + len(body), wanted.length - len(body))
+            try:
+                fetched = await self._read(number, part, rest)
+            except IngestFailed as failure:
+                is_for_crowding = self._takes_ranges and may_be_crowding(failure)
+                if is_for_crowding or failure.transient or failure.failure not in _REFUSALS:
+                    raise
+                break
+            if is_whole(fetched):
+                self._whole = part.url, fetched.body
+            piece = piece_of(fetched, rest)
+            self._takes_ranges |= bool(piece)
+            body += piece
+            if len(body) == wanted.length:
+                return body
+            if not piece:
+                break
+        return await self._cut_out(number, part, wanted)
+
+    async def _read(self, number: int, part: Part, wanted: ByteRange | None = None) -> FetchedBody:
+        fetched = await self._client.read(
+            "GET",
+            part.url,
+            max_bytes=_MAX_SEGMENT_BYTES,
+            headers={"Range": wanted.header} if wanted else None,
+            cookie_header=self._stream.cookie_for(part.url),
+            on_bytes=partial(self._arrived, number),
+        )
+        if wanted in (None, part.byte_range):  # The rest of a piece begins in any way.
+            require_media(fetched.content_type, fetched.url, fetched.body)
+        return fetched
+
+    async def _cut_out(self, number: int, part: Part, wanted: ByteRange) -> bytes:
+        """Return a range of the whole file, which is had once for all that lie in it.
+
+        Those are few, and it is small: hosts that take no ranges hardly ever have such streams.
+        """
+        async with self._whole_turn:
+            if self._whole[0] != part.url:
+                # Heard of by nobody: who waits for room with the turn would wait forever.
+                fetched = await self._client.read(
+                    "GET",
+                    part.url,
+                    max_bytes=_MAX_SEGMENT_BYTES,
+                    cookie_header=self._stream.cookie_for(part.url),
+                )
+                require_media(fetched.content_type, fetched.url, fetched.body)
+                self.received_bytes += len(fetched.body) - self._room.forget(number)
+                self._whole = part.url, fetched.body
+            if self.received_bytes > self._max_bytes:
+                raise too_large()
+            body = self._whole[1][wanted.start : wanted.end]
+        if not body:
+            raise IngestFailed(
+                LectureFailure.TRUNCATED, "The source ended before the recording did."
+            )
+        return body
+
+    async def _arrived(self, number: int, count: int) -> None:
+        self.received_bytes += count
+        if self.received_bytes > self._max_bytes:
+            raise too_large()
+        total_bytes = self._total_bytes()
+        await self._report(Progress(DownloadStage.FETCHING, self.received_bytes, total_bytes))
+        await self._room.take(number, count)
+
+    def _total_bytes(self) -> int | None:
+        """Return the size where the playlist tells it, else what the segments so far foretell."""
+        if self._told_bytes is not None or self._done_seconds <= 0:
+            return self._told_bytes
+        share = min(1.0, self._done_seconds / self._total_seconds)
+        return max(self.received_bytes, round(self._done_bytes / share))
+
+    async def _key(self, key: SegmentKey) -> bytes:
+        """Fetch each key once, however many segments wait for it."""
+        if key.url not in self._keys:
+            self._keys[key.url] = asyncio.ensure_future(
+                self._retries.of(
+                    partial(self._fetch_key, key.url),
+                    self._client.limits.of(key.url),
+                    is_urgent=lambda: True,
+                )
+            )
+        return await asyncio.shield(self._keys[key.url])
+
+    async def _fetch_key(self, url: str) -> bytes:
+        fetched = await self._client.read(
+            "GET", url, max_bytes=1024, cookie_header=self._stream.cookie_for(url)
+        )
+        key, behind = fetched.body[:_KEY_BYTES], fetched.body[_KEY_BYTES:]
+        if len(key) < _KEY_BYTES or behind.strip():  # A line's end is no part of the key.
+            require_media(fetched.content_type, fetched.url, fetched.body)
+            raise unreadable()
+        return key
+
+
+async def _stop(tasks: list[asyncio.Future[bytes]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

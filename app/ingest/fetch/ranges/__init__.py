@@ -1,0 +1,1 @@
+"""An MP4's sound alone, by byte ranges."""

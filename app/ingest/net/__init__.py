@@ -1,0 +1,1 @@
+"""Requests to hosts that strangers name: judged, bounded, read as curl reads."""

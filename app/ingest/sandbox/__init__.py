@@ -1,0 +1,1 @@
+"""Child processes with limits, for a stranger's bytes."""

@@ -1,0 +1,101 @@
+"""The program that `sandbox.run_child` starts: limits itself, then runs one task of one module.
+
+Imports the standard library alone, so that it starts fast and the limits come before all else.
+A task's module has a function ``run(arguments) -> result``, both JSON objects; what follows the
+request's line is the argument ``content``, as bytes.
+"""
+
+import ctypes
+import errno
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+_TASKS = (
+    "app.ingest.sandbox.tasks.audio",
+    "app.ingest.sandbox.tasks.audio_index",
+    "app.ingest.sandbox.tasks.delivery",
+    "app.ingest.sandbox.tasks.pages",
+    "app.ingest.sandbox.tasks.playlist",
+    "app.ingest.sandbox.tasks.ytdlp",
+    "app.ingest.sandbox.tasks.ytdlp_names",
+)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Refused(Exception):
+    """There is no result, for a reason that the parent knows by its code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def main() -> None:
+    """Read the request from stdin and write the answer to stdout; argument: the parent's pid."""
+    die_with_parent(int(sys.argv[1]))
+    request = json.loads(sys.stdin.buffer.readline())
+    _limit(**request["limits"])
+    if content := sys.stdin.buffer.read():
+        request["arguments"]["content"] = content
+    answer_file = _reserve_stdout()
+    answer = _answer(request["module"], request["arguments"])
+    os.write(answer_file, json.dumps(answer).encode())
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when the one with that pid, which started it, ends; gain no privileges."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getppid() != parent:  # It died before this was asked for.
+        sys.exit(1)
+
+
+def _limit(memory_bytes: int, cpu_seconds: int, file_bytes: int, open_files: int) -> None:
+    for which, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds + 1),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_NOFILE, open_files),
+    ):
+        resource.setrlimit(which, _within(most, resource.getrlimit(which)[1]))
+    # At the soft limit comes SIGXCPU, which the parent can tell from other ends; then SIGKILL.
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))
+
+
+def _within(most: int, ceiling: int) -> tuple[int, int]:
+    """Return the limit, or what the process was given where that is less."""
+    allowed = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
+    return allowed, allowed
+
+
+def _reserve_stdout() -> int:
+    """Keep stdout for the answer; what a library prints goes to stderr."""
+    answer_file = os.dup(1)
+    os.dup2(2, 1)
+    return answer_file
+
+
+def _answer(module: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if module not in _TASKS:
+        raise ValueError("no such task")
+    try:
+        return {"result": importlib.import_module(module).run(arguments)}
+    except Refused as refusal:
+        return {"refused": refusal.code}
+    except MemoryError:
+        return {"refused": "out_of_memory"}
+    except OSError as error:
+        if error.errno in _FULL:
+            return {"refused": "storage_full"}
+        raise

@@ -1,0 +1,1 @@
+"""What runs in the child: one module a task, with a function `run`."""

@@ -1,0 +1,1 @@
+"""Panopto tenants: links, DeliveryInfo, and the source that joins them."""

@@ -1,0 +1,1 @@
+"""Lectures of other sites, through yt-dlp in a child without sockets."""
