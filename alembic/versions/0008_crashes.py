@@ -1,7 +1,8 @@
 """One count of the workers that died with a job, and no other.
 
 Why: who was to blame is not looked into any more; a job that loses worker after worker waits, and
-is closed after ten (docs/decisions/0007).
+is closed after ten (docs/decisions/0007).  Workers of the version before read the column: stop them
+first.
 """
 
 from alembic import op

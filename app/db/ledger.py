@@ -213,9 +213,14 @@ async def look(session: AsyncSession) -> tuple[datetime, list[Held]]:
 
 _GIVE_BACK = text(
     """
+    WITH given AS (
+        SELECT jobs.id FROM jobs
+        JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
+          ON jobs.id = held.id AND jobs.lease_token = held.token
+        ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+    )
     UPDATE jobs SET state = 'queued', lease_token = NULL, lease_until = NULL
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS held (id, token)
-    WHERE jobs.id = held.id AND jobs.lease_token = held.token
+    FROM given WHERE jobs.id = given.id
     RETURNING jobs.id
     """
 )
@@ -230,14 +235,20 @@ async def give_back(session: AsyncSession, leases: Iterable[Held | Lease]) -> in
 
 _END_LEASES = text(
     """
+    WITH dead AS (
+        SELECT id FROM jobs
+        WHERE state = 'running' AND lease_until > to_timestamp(0)
+          AND (holder = ANY(:gone)
+               OR (lease_until < now() AND now() < CAST(:trusted_until AS timestamptz)))
+        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+    )
     UPDATE jobs
     SET lease_until = to_timestamp(0), updated_at = now(), crashes = crashes + 1,
         run_at = CASE WHEN crashes < :patient THEN run_at ELSE
-            now() + make_interval(secs => least(2.0 ^ (crashes + 1 - :patient), :longest)) END
-    WHERE state = 'running' AND lease_until > to_timestamp(0)
-      AND (holder = ANY(:gone)
-           OR (lease_until < now() AND now() < CAST(:trusted_until AS timestamptz)))
-    RETURNING id
+            now() + (0.5 + random() / 2)
+                    * make_interval(secs => least(2.0 ^ (crashes + 1 - :patient), :longest)) END
+    FROM dead WHERE jobs.id = dead.id
+    RETURNING jobs.id
     """
 )
 
@@ -250,8 +261,9 @@ async def end_leases(
     ``gone`` names holders that are known to be.  That of others a lease has run out tells of their
     end only until ``trusted_until`` (`Contact.trusted_until`); with None it tells nothing.  The
     jobs have lost one more worker: from the third on, a job waits before it is claimed (2, 4, then
-    8 s), so that one which kills its workers leaves them time for the others.  Returns how many
-    jobs those were.
+    8 s at most, at random from the half of it on), so that one which kills its workers leaves them
+    time for the others, and does not come back with the same ones.  Returns how many jobs those
+    were; one that is locked is left to the next look.
     """
     parameters = {
         "gone": list(gone),

@@ -8,8 +8,10 @@ import pytest
 
 from app.embedded.panopto import Recording
 from app.embedded.sample_media import make_lecture
-from tests.acceptance.test_merge import ids_of, one_lecture
+from tests.acceptance.test_lectures import CANCEL
+from tests.acceptance.test_merge import ids_of, one_lecture, tid_link
 from tests.support.service import Client, Service
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -131,3 +133,50 @@ async def test_a_stream_beside_any_other_link_is_never_confirmed(
         for user, answer in zip((ada, bob), answers, strict=True)
     ]
     assert seconds == [7, 20]
+
+
+async def test_what_a_lecture_was_merged_from_leads_to_no_stream(
+    service: Service, ada: Client, bob: Client, recording: Recording, other: Recording
+) -> None:
+    recording.offers = ("mp4",)
+    recording.faults.bytes_per_second = recording.media.stat().st_size // 10
+    link = service.simulator.viewer_url(recording)
+    first = (await ada.request(service.course, link))["lecture"]["id"]
+    second = (await ada.request(service.course, tid_link(service, recording)))["lecture"]["id"]
+
+    async def is_merged() -> bool:
+        lecture = await ada.lecture(second)
+        return bool(lecture) and lecture["id"] == first
+
+    await wait_until(is_merged, "the tid is an alias of the session")
+    await ada.run(CANCEL, id=first)
+    recording.faults.login_required = True
+    hers = await asked(ada, service, recording, other)
+    assert (hers["id"], hers["status"]) == (first, "COMPLETED")
+    his = (await bob.request(service.course, tid_link(service, recording)))["lecture"]["id"]
+    assert his != first
+    assert (await bob.until(his, "COMPLETED", "FAILED"))["failure"] == "LOGIN_REQUIRED"
+
+
+async def test_what_the_course_has_goes_before_a_stream_that_failed(
+    service: Service, ada: Client, bob: Client, recording: Recording, other: Recording
+) -> None:
+    assert (await asked(ada, service, recording, other))["failure"] == "TRUNCATED"
+    good = await asked(bob, service, recording)
+    assert good["status"] == "COMPLETED"
+    for stream in (None, other):
+        again = await asked(ada, service, recording, stream)
+        assert (again["created"], again["id"]) == (False, good["id"])
+        assert await ids_of(ada) == [good["id"]]
+
+
+async def test_a_session_is_the_same_under_another_name_of_its_tenant(
+    service: Service, ada: Client, locked: Recording, other: Recording
+) -> None:
+    hers = await asked(ada, service, locked, other)
+    again = await ada.request(
+        service.course,
+        f"https://other.hosted.panopto.com/Panopto/Pages/Viewer.aspx?id={locked.guid}",
+        streamUrl=service.simulator.media_url(other),
+    )
+    assert (again["created"], again["lecture"]["id"]) == (False, hers["id"])

@@ -23,8 +23,8 @@ from app.db.outages import is_outage
 from app.domain import EventKind, LectureStatus
 from app.errors import NotFound
 from app.events.wakeups import Ring, Wakeups
-from app.services.documents.read import OwnDocument, get_document
-from app.services.lectures.read import get_lecture
+from app.services.documents.read import OwnDocument, get_documents
+from app.services.lectures.read import get_lecture, get_lectures
 
 Sessions = async_sessionmaker[AsyncSession]
 Item = TypeVar("Item")
@@ -47,9 +47,9 @@ _log = structlog.get_logger(__name__)
 class Lookout:
     """Reads for every live stream of a process: a few at a time, and never in vain.
 
-    A look that finds the database away keeps its turn, without a connection, and tries again until
-    it is back.  So few attempts are made however many streams wait, and all of them follow as soon
-    as the first has succeeded.
+    A look that finds the database away keeps its turn for a pause, without a connection, and then
+    takes another one.  So few attempts are made however many streams wait, all of them follow soon
+    after the first has succeeded, and one that fails for reasons of its own holds up no other.
     """
 
     def __init__(self, sessions: Sessions) -> None:
@@ -59,8 +59,8 @@ class Lookout:
     async def look(self, read: Callable[[AsyncSession], Awaitable[Seen]]) -> Seen:
         """Return what ``read`` returns in a session of its own; it may be called again."""
         pause_seconds = _FIRST_PAUSE_SECONDS
-        async with self._turns:
-            while True:
+        while True:
+            async with self._turns:
                 try:
                     async with self._sessions() as session:
                         return await read(session)
@@ -122,11 +122,11 @@ class Change(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Feed(Generic[Item]):
-    """What the viewer is linked to: each item's version, and how to read one."""
+    """What the viewer is linked to: each item's version, and how to read some."""
 
     topic: str
     versions: Callable[[AsyncSession, Viewer, Collection[UUID] | None], Awaitable[Versions]]
-    read: Callable[[AsyncSession, Viewer, UUID], Awaitable[Item | None]]
+    read: Callable[[AsyncSession, Viewer, Collection[UUID]], Awaitable[dict[UUID, Item]]]
     version_of: Callable[[Item], object]
 
 
@@ -154,14 +154,10 @@ async def _changes(
     rung: set[UUID] | None,
 ) -> list[Change[Item]]:
     current = await feed.versions(session, viewer, rung)
-    return [
-        Change(
-            id_,
-            await feed.read(session, viewer, id_) if id_ in current else None,
-            is_new=id_ not in known,
-        )
-        for id_ in _changed(known, current, rung)
-    ]
+    changed = _changed(known, current, rung)
+    there = [id_ for id_ in changed if id_ in current]
+    items = await feed.read(session, viewer, there) if there else {}
+    return [Change(id_, items.get(id_), is_new=id_ not in known) for id_ in changed]
 
 
 def _rung(ring: Ring, topic: str) -> set[UUID] | None:
@@ -218,5 +214,5 @@ def _document_version(own: OwnDocument) -> object:
     return own.document.updated_at, own.filename
 
 
-LECTURES = Feed("lecture", _lecture_versions, get_lecture, _lecture_version)
-DOCUMENTS = Feed("document", _document_versions, get_document, _document_version)
+LECTURES = Feed("lecture", _lecture_versions, get_lectures, _lecture_version)
+DOCUMENTS = Feed("document", _document_versions, get_documents, _document_version)

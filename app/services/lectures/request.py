@@ -29,7 +29,7 @@ from app.services.kernel.users import ensure_user
 from app.services.lectures import states
 from app.services.lectures.attempt_files import kept_keys
 from app.services.lectures.read import get_lecture, linked, real_id
-from app.services.lectures.unconfirmed import unconfirmed
+from app.services.lectures.unconfirmed import recording_name, unconfirmed
 from app.storage.protocol import ObjectStore
 
 MAX_TITLE_CHARACTERS = 500
@@ -68,7 +68,7 @@ async def request_download(
     confirmed (`unconfirmed`): where others have failed too, they keep their failure.
     """
     identity = identify(request.panopto_url, panopto_hosts)
-    values = _checked(request, identity)
+    values = _checked(request)
     await allowance.spend(Quota.DOWNLOADS)
     async with work.begin() as unit:
         await ensure_user(unit.session, viewer)
@@ -169,64 +169,76 @@ async def _lecture_for(
 ) -> tuple[Lecture, bool]:
     """Return the lecture that the request leads to, its row locked, and whether it was made here.
 
-    The viewer's own of that recording, else the course's; one of these that has failed helps nobody
-    who brings a stream, unless it is theirs alone and can take the stream.
+    What is well goes before what has failed, and the viewer's own before the course's.  Whoever
+    brings a stream is not led to what has failed, unless it is theirs alone and takes the stream.
     """
     session, stream_url = unit.session, values["stream_url"]
     if stream_url is None:
-        own = await session.scalar(_own(viewer, course_id, identity))
-        return (own, False) if own else await _find_or_create(session, course_id, identity, values)
-    brought, failed_id = unconfirmed(identity, stream_url), None
-    # Undone where it leads nowhere: to hold two lectures at once is to wait in a ring with a merge.
-    with suppress(IntegrityError, _OthersFailed):
-        async with session.begin_nested():
-            known = await session.scalar(_own(viewer, course_id, identity))
-            known = known or await session.scalar(_by_identity(course_id, identity))
-            if known is not None and known.status is LectureStatus.FAILED:
-                failed_id = known.id
-                await _bring(session, viewer, known, brought, stream_url)
-            if known is not None:
-                return known, False
-    values = {**values, "panopto_session_id": None, "canonical_url": brought.canonical_url}
-    lecture, created = await _find_or_create(session, course_id, brought, values)
-    if failed_id is not None and failed_id != lecture.id:
-        # The viewer has the recording in another way now; without a link, the sweep has the row.
-        link = delete(UserLecture).where(UserLecture.lecture_id == failed_id)
-        await session.execute(link.where(UserLecture.user_id == viewer.id))
-        unit.wake("lecture", failed_id, viewer.id)
+        lecture = await session.scalar(_known(viewer, course_id, identity))
+        wanted = identity
+    else:
+        wanted = unconfirmed(identity, stream_url)
+        lecture = await _taking(session, viewer, course_id, identity, wanted, stream_url)
+    created = False
+    if lecture is None:
+        lecture, created = await _find_or_create(session, course_id, wanted, values)
+    # They have the recording in another way than what has failed; without a link, the sweep has it.
+    failed = select(Lecture.id).where(
+        Lecture.course_id == course_id,
+        _is_of(identity),
+        Lecture.status == LectureStatus.FAILED,
+        Lecture.id != lecture.id,
+    )
+    own = delete(UserLecture).where(UserLecture.user_id == viewer.id)
+    left = own.where(UserLecture.lecture_id.in_(failed)).returning(UserLecture.lecture_id)
+    for lecture_id in await session.scalars(left):
+        unit.wake("lecture", lecture_id, viewer.id)
     return lecture, created
 
 
-class _OthersFailed(Exception):
-    """Others are linked to what has failed, and have not asked for what the viewer brings."""
+class _CannotTake(Exception):
+    """What has failed is others' too, or the stream has a lecture already."""
 
 
-async def _bring(
+async def _taking(
     session: AsyncSession,
     viewer: Viewer,
-    failed: Lecture,
+    course_id: UUID,
+    identity: SourceIdentity,
     brought: SourceIdentity,
     stream_url: str,
-) -> None:
-    """Make the failed lecture the stream's.
+) -> Lecture | None:
+    """Return what is known of the recording; None where it has failed and cannot take the stream.
 
-    Raises `_OthersFailed`, or `IntegrityError` where the stream has a lecture already.
+    Undone in that case: to hold two lectures at once is to wait in a ring with a merge.
     """
-    if await _others_linked(session, viewer, failed.id):
-        raise _OthersFailed
-    failed.panopto_session_id = None
-    failed.canonical_url, failed.stream_url = brought.canonical_url, stream_url
-    await session.flush()
+    with suppress(_CannotTake, IntegrityError):
+        async with session.begin_nested():
+            known = await session.scalar(_known(viewer, course_id, identity))
+            if known is None or known.status is not LectureStatus.FAILED:
+                return known
+            taken = exists().where(
+                Lecture.course_id == course_id,
+                Lecture.canonical_url == brought.canonical_url,
+                Lecture.id != known.id,
+            )
+            others = await _others_linked(session, viewer, known.id)
+            if others or await session.scalar(select(taken)):
+                raise _CannotTake
+            known.panopto_session_id = None
+            known.canonical_url, known.stream_url = brought.canonical_url, stream_url
+            await session.flush()
+            return known
+    return None
 
 
-def _own(viewer: Viewer, course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:
-    """Select what the viewer has of the recording already, whoever's stream it is from."""
-    same = func.split_part(Lecture.canonical_url, "#", 1) == identity.canonical_url
-    if identity.session_id is not None:
-        same = or_(same, Lecture.panopto_session_id == identity.session_id)
-    query = select(Lecture).where(Lecture.course_id == course_id, same, linked(viewer))
-    by_use = (Lecture.status == LectureStatus.FAILED, Lecture.created_at)
-    return query.order_by(*by_use).limit(1).with_for_update()
+def _known(viewer: Viewer, course_id: UUID, identity: SourceIdentity) -> Select[Lecture]:
+    """Select the course's lecture of the recording, or the viewer's own, whatever its stream."""
+    own = linked(viewer)
+    mine_or_shared = or_(_is_named(course_id, identity), and_(_is_of(identity), own))
+    query = select(Lecture).where(Lecture.course_id == course_id, mine_or_shared)
+    best = (Lecture.status == LectureStatus.FAILED, ~own, Lecture.created_at)
+    return query.order_by(*best).limit(1).with_for_update()
 
 
 async def _find_or_create(
@@ -243,7 +255,8 @@ async def _find_or_create(
             known = await session.scalar(_by_identity(course_id, identity))
             if known is not None:
                 return known, False
-        statement = insert(Lecture).values(course_id=course_id, **values)
+        named = {"panopto_session_id": identity.session_id, "canonical_url": identity.canonical_url}
+        statement = insert(Lecture).values(course_id=course_id, **named, **values)
         made = await session.scalar(statement.on_conflict_do_nothing().returning(Lecture))
         if made is not None and identity.session_id is not None:
             return made, True
@@ -259,18 +272,36 @@ async def _find_or_create(
 def _by_identity(
     course_id: UUID, identity: SourceIdentity, *, besides: Lecture | None = None
 ) -> Select[Lecture]:
-    if identity.session_id is not None:
-        same: ColumnElement[bool] = Lecture.panopto_session_id == identity.session_id
-    else:
-        merged = select(LectureAlias.lecture_id).where(
-            LectureAlias.course_id == course_id,
-            LectureAlias.canonical_url == identity.canonical_url,
-        )
-        same = or_(Lecture.canonical_url == identity.canonical_url, Lecture.id.in_(merged))
-    query = select(Lecture).where(and_(Lecture.course_id == course_id, same))
+    query = select(Lecture).where(Lecture.course_id == course_id, _is_named(course_id, identity))
     if besides is not None:
         query = query.where(Lecture.id != besides.id)
     return query.order_by(Lecture.created_at).limit(1).with_for_update()
+
+
+def _is_named(course_id: UUID, identity: SourceIdentity) -> ColumnElement[bool]:
+    """Return the condition that the lecture goes by the identity, or was merged from one that did.
+
+    One that has taken a stream since then is nobody's who has not named that.
+    """
+    if identity.session_id is not None:
+        return Lecture.panopto_session_id == identity.session_id
+    merged = select(LectureAlias.lecture_id).where(
+        LectureAlias.course_id == course_id,
+        LectureAlias.canonical_url == identity.canonical_url,
+    )
+    has_no_stream = Lecture.stream_url.is_(None)
+    return or_(
+        Lecture.canonical_url == identity.canonical_url,
+        and_(Lecture.id.in_(merged), has_no_stream),
+    )
+
+
+def _is_of(identity: SourceIdentity) -> ColumnElement[bool]:
+    """Return the condition that the lecture is of the recording, whatever its stream."""
+    name = func.split_part(Lecture.canonical_url, "#", 1) == recording_name(identity)
+    if identity.session_id is None:
+        return name
+    return or_(name, Lecture.panopto_session_id == identity.session_id)
 
 
 async def _link(session: AsyncSession, viewer: Viewer, lecture_id: UUID) -> None:
@@ -283,12 +314,10 @@ async def _others_linked(session: AsyncSession, viewer: Viewer, lecture_id: UUID
     return bool(await session.scalar(select(others)))
 
 
-def _checked(request: DownloadRequest, identity: SourceIdentity) -> dict[str, str | None]:
+def _checked(request: DownloadRequest) -> dict[str, str | None]:
     """Return the columns of a new lecture, or raise `InvalidInput`."""
     return {
-        "panopto_session_id": identity.session_id,
         "panopto_url": request.panopto_url.strip(),
-        "canonical_url": identity.canonical_url,
         "stream_url": _checked_stream_url(request.stream_url),
         "title": _checked_title(request.title),
     }

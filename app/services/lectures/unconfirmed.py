@@ -9,27 +9,36 @@ tenant says of the recording it takes the session, as a ``tid`` link's lecture d
 
 import dataclasses
 import hashlib
-from urllib.parse import parse_qs, urldefrag, urlencode
 
 from app.db.models import Lecture
 from app.ingest.model import SourceIdentity
+
+_SESSION = "panopto:"
 
 
 def unconfirmed(identity: SourceIdentity, stream_url: str) -> SourceIdentity:
     """Return the identity of what the stream brings for the recording.
 
-    It stands in the fragment, which no canonical URL has.
+    The stream's digest stands in the fragment, which no canonical URL has.
     """
-    parts = {"stream": hashlib.sha256(stream_url.encode()).hexdigest()}
-    if identity.session_id is not None:
-        parts["session"] = identity.session_id
-    name = f"{identity.canonical_url}#{urlencode(parts)}"
+    digest = hashlib.sha256(stream_url.encode()).hexdigest()
+    name = f"{recording_name(identity)}#stream={digest}"
     return dataclasses.replace(identity, canonical_url=name, session_id=None)
+
+
+def recording_name(identity: SourceIdentity) -> str:
+    """Return what the names of all streams of the recording begin with, up to the fragment.
+
+    A session is known by its GUID alone, whatever its tenant's host is called.
+    """
+    if identity.session_id is not None:
+        return f"{_SESSION}{identity.session_id}"
+    return identity.canonical_url
 
 
 def named_session_id(lecture: Lecture) -> str | None:
     """Return the session that the lecture's link names, confirmed or not."""
-    if lecture.panopto_session_id is not None:
-        return lecture.panopto_session_id
-    named = parse_qs(urldefrag(lecture.canonical_url).fragment).get("session")
-    return named[0] if named else None
+    name = lecture.canonical_url.partition("#")[0]
+    if lecture.panopto_session_id is None and name.startswith(_SESSION):
+        return name.removeprefix(_SESSION)
+    return lecture.panopto_session_id

@@ -196,7 +196,8 @@ async def test_what_has_lost_two_workers_waits_ever_longer_up_to_eight_seconds(
             assert await claim(sessions) == []
             async with sessions.begin() as session:
                 await session.execute(update(Job).values(run_at=Job.created_at))
-    assert waits == [0, 0, 2, 4, 8, 8, 8, 8, 8, 8]
+    longest = [0, 0, 2, 4, 8, 8, 8, 8, 8, 8]
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True)), waits
     (lease,) = await claim(sessions)
     assert lease.is_hopeless
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -23,6 +24,8 @@ from app.db import migrations
 from app.db.engine import make_engine
 from app.db.models import Base
 from app.errors import ConfigurationError
+from app.ingest.model import SourceIdentity
+from app.services.lectures.unconfirmed import unconfirmed
 
 SNAPSHOT = Path(__file__).with_name("catalogue.snapshot")
 REVISIONS = [
@@ -71,6 +74,7 @@ SELECT line FROM (
 ) AS catalogue
 ORDER BY part, owner COLLATE "C", kind, line COLLATE "C"
 """
+CHANGES_ROWS_ALONE = {"0010"}
 ONLY_IN_MIGRATIONS = ("    CREATE TRIGGER", "CREATE OR REPLACE FUNCTION")
 
 
@@ -122,8 +126,33 @@ async def test_every_migration_goes_down_to_where_it_came_from(empty_database_ur
         await migrations.downgrade(empty_database_url, previous)
         assert await catalogue(empty_database_url) == before
         await migrations.upgrade(empty_database_url, revision)
-        assert await catalogue(empty_database_url) == after != before
+        assert await catalogue(empty_database_url) == after
+        assert (after == before) is (revision in CHANGES_ROWS_ALONE)
         before = after
+
+
+async def test_lectures_with_a_stream_of_before_are_found_by_it(empty_database_url: str) -> None:
+    guid, stream = str(uuid4()), "https://media.example/ä.mp4"
+    await migrations.upgrade(empty_database_url, "0009")
+    add = text(
+        "INSERT INTO lectures (course_id, panopto_session_id, panopto_url, canonical_url,"
+        " stream_url) VALUES (gen_random_uuid(), :session_id, :url, :url, :stream)"
+    )
+    url = "https://site.example/v"
+    known = [(guid, stream), (None, stream), (str(uuid4()), None)]
+    async with connected(empty_database_url) as connection:
+        for session_id, stream_url in known:
+            values = {"session_id": session_id, "url": url, "stream": stream_url}
+            await connection.execute(add, values)
+    await migrations.upgrade(empty_database_url)
+    names = "SELECT panopto_session_id, canonical_url FROM lectures"
+    async with connected(empty_database_url) as connection:
+        found = {tuple(row) for row in await connection.execute(text(names))}
+    brought = [
+        unconfirmed(SourceIdentity(url, session_id, "site.example"), stream).canonical_url
+        for session_id in (guid, None)
+    ]
+    assert found == {(None, brought[0]), (None, brought[1]), (known[2][0], url)}
 
 
 async def test_down_from_head_leaves_nothing_and_up_again_works(empty_database_url: str) -> None:

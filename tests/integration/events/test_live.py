@@ -14,7 +14,7 @@ from app.backends import open_backends
 from app.db.models import Lecture, User, UserLecture
 from app.services.kernel import live
 from app.services.kernel.unit_of_work import Work
-from app.services.lectures.read import get_lecture
+from app.services.lectures.read import get_lectures
 from app.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -51,11 +51,13 @@ async def test_a_change_between_the_look_and_the_reading_is_told_once(settings: 
             looked.set()
             return found
 
-        async def read(session: AsyncSession, viewer: Viewer, id_: UUID) -> Lecture | None:
+        async def read(
+            session: AsyncSession, viewer: Viewer, ids: Collection[UUID]
+        ) -> dict[UUID, Lecture]:
             if not overtaken.is_set():
                 overtaken.set()
                 await rename(backends.work, lecture_id, "second")
-            return await get_lecture(session, viewer, id_)
+            return await get_lectures(session, viewer, ids)
 
         feed = dataclasses.replace(live.LECTURES, versions=versions, read=read)
         changes = live.follow(backends.lookout, backends.wakeups, viewer, feed)
@@ -75,3 +77,21 @@ async def test_a_change_between_the_look_and_the_reading_is_told_once(settings: 
 def title_of(change: live.Change[Lecture]) -> str | None:
     assert change.item is not None
     return change.item.title
+
+
+async def test_looks_that_always_fail_hold_up_no_other(settings: Settings) -> None:
+    async with open_backends(settings) as backends:
+        lookout = live.Lookout(backends.sessions)
+
+        async def too_slow(session: AsyncSession) -> None:
+            raise TimeoutError
+
+        async def well(session: AsyncSession) -> bool:
+            return True
+
+        failing = [asyncio.create_task(lookout.look(too_slow)) for _ in range(live.LOOKS_AT_ONCE)]
+        await asyncio.sleep(0)  # They begin, and have every turn.
+        assert await asyncio.wait_for(lookout.look(well), 30)
+        for task in failing:
+            task.cancel()
+        await asyncio.gather(*failing, return_exceptions=True)
