@@ -22,12 +22,12 @@ from app.jobs.runner import (
     DATABASE_TROUBLE,
     HEARTBEAT_SECONDS,
     RECOVERY_SECONDS,
-    JobHandler,
     JobRunner,
 )
 from app.jobs.worker import RingWorker
 from app.observability import configure_logging
 from app.services.documents.page_counts import PageCounts
+from app.services.kernel.jobs import JobHandler
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.download import LectureDownloads
 from app.services.upkeep.store_sweep import StoreSweep, interval_of, sweep_forever

@@ -1,17 +1,21 @@
-"""Which handler does which kind of job, and in which lane."""
+"""How wide each lane is."""
+
+from collections.abc import Sequence
 
 from app.domain import JobKind
-from app.jobs.runner import JobHandler, Lane
+from app.jobs.runner import Slots
+from app.services.kernel.jobs import JobHandler, Lane
 
 LIGHT_SLOTS = 2
-HEAVY_KINDS = frozenset({JobKind.DOWNLOAD_LECTURE})
 
 
-def lanes_of(handlers: list[JobHandler], heavy_slots: int) -> list[Lane]:
-    """Return the lanes: downloads in one, everything light in another, so neither waits."""
+def lanes_of(handlers: Sequence[JobHandler], downloads: int) -> list[Slots]:
+    """Return each lane's handlers and slots; raise ValueError where a kind has no handler."""
     missing = set(JobKind) - {handler.kind for handler in handlers}
     if missing:
         raise ValueError(f"No handler for {sorted(missing)}")
-    heavy = [handler for handler in handlers if handler.kind in HEAVY_KINDS]
-    light = [handler for handler in handlers if handler.kind not in HEAVY_KINDS]
-    return [Lane(heavy, heavy_slots), Lane(light, LIGHT_SLOTS)]
+    widths = {Lane.DOWNLOADS: downloads, Lane.LIGHT: LIGHT_SLOTS}
+    return [
+        Slots([each for each in handlers if each.lane is lane], width)
+        for lane, width in widths.items()
+    ]

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
@@ -25,6 +25,7 @@ from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 from app.events.wakeups import Wakeups
 from app.jobs.processes import ProcessName
+from app.services.kernel.jobs import JobHandler
 
 log = structlog.get_logger()
 
@@ -37,35 +38,12 @@ _END_SECONDS = 1.0
 DATABASE_TROUBLE = (SQLAlchemyError, OSError)
 
 
-class JobHandler(Protocol):
-    """What is done with one kind of job.  Every method may raise `LeaseLost`."""
-
-    @property
-    def kind(self) -> JobKind:
-        """The kind it handles."""
-
-    async def run(self, lease: Lease) -> str:
-        """Do the work, close or requeue the job, and return which: done, failed or retried.
-
-        Cancelled, it leaves nothing behind but what `hand_back` keeps or `forget` deletes.
-        """
-
-    async def abandon(self, lease: Lease) -> None:
-        """Close a job that cannot be worked on: it killed its workers, or hit a fault of ours."""
-
-    async def hand_back(self, lease: Lease) -> None:
-        """Put the job back, as if it had not been taken up."""
-
-    async def forget(self, lease: Lease) -> None:
-        """Delete what is left of work on a job that was taken away."""
-
-
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """Kinds that share a number of slots; lanes do not wait for each other."""
+class Slots:
+    """How many jobs of the handlers' kinds are worked on at once; others do not wait for them."""
 
     handlers: Sequence[JobHandler]
-    slots: int
+    count: int
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +89,7 @@ class JobRunner:
 
     sessions: async_sessionmaker[AsyncSession]
     wakeups: Wakeups
-    lanes: Sequence[Lane]
+    lanes: Sequence[Slots]
     name: ProcessName | None = field(default_factory=ProcessName.of_this_process)
     _id: UUID = field(default_factory=uuid4)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -196,16 +174,16 @@ class JobRunner:
                     log.warning("claims_given_back", jobs=given)
         self._seen = []
 
-    async def _claim_for(self, lane: Lane) -> None:
+    async def _claim_for(self, lane: Slots) -> None:
         handlers: Mapping[JobKind, JobHandler] = {h.kind: h for h in lane.handlers}
-        free = lane.slots - sum(lease.kind in handlers for lease in self._held())
+        free = lane.count - sum(lease.kind in handlers for lease in self._held())
         # What an ended worker left need not wait for what has taken its place: for it the lane may
         # be twice as wide.
-        if free + lane.slots <= 0 or self._stopped.is_set():
+        if free + lane.count <= 0 or self._stopped.is_set():
             return
         async with self.sessions.begin() as session:
             leases = await ledger.claim(
-                session, list(handlers), free, holder=self.holder, recovery_slots=lane.slots
+                session, list(handlers), free, holder=self.holder, recovery_slots=lane.count
             )
         for lease in leases:
             self._start(lease, handlers[lease.kind])

@@ -7,9 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.db import ledger
 from app.db.ledger import Lease
 from app.domain import JobKind, JobState
+from app.services.kernel.jobs import JobHandler
 
 
-class Recorder:
+class Recorder(JobHandler):
     """A handler of page counts that can be told to stay, and that tells what happened to it."""
 
     kind = JobKind.COUNT_PAGES

@@ -14,6 +14,7 @@ from app.db.models import Document
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
 from app.ingest.sandbox.run import ChildKilled
+from app.services.kernel.jobs import JobHandler
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.retry_policy import MAX_ATTEMPTS, backoff
 from app.storage.protocol import LocalFiles, ObjectStore
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 CountPages = Callable[[Path], Awaitable[int | None]]
 
 
-class PageCounts:
+class PageCounts(JobHandler):
     """What a worker does with a claimed page count."""
 
     kind = JobKind.COUNT_PAGES
@@ -31,7 +32,7 @@ class PageCounts:
     def __init__(
         self, work: Work, storage: ObjectStore, scratch: LocalFiles, count: CountPages
     ) -> None:
-        self._work = work
+        super().__init__(work)
         self._storage = storage
         self._scratch = scratch
         self._count = count
@@ -51,15 +52,6 @@ class PageCounts:
     async def abandon(self, lease: Lease) -> None:
         """Leave the page count null: the document stays available."""
         await self._finish(lease, None)
-
-    async def hand_back(self, lease: Lease) -> None:
-        """Put the job back for another worker at once."""
-        async with self._work.begin() as unit:
-            await ledger.requeue(unit.session, lease, attempt=lease.attempt)
-            unit.ring()
-
-    async def forget(self, lease: Lease) -> None:
-        """Do nothing: nothing is left."""
 
     async def _count_object(self, key: str, lease: Lease) -> int | None:
         async with self._as_local_file(key, lease) as path:

@@ -28,6 +28,7 @@ from app.ingest.fetch.part import discard_part
 from app.ingest.model import ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sandbox.run import ChildKilled
+from app.services.kernel.jobs import JobHandler, Lane
 from app.services.kernel.storage_keys import audio_key, source_stem
 from app.services.kernel.text import readable
 from app.services.kernel.unit_of_work import UnitOfWork, Work
@@ -59,10 +60,11 @@ class _Begun:
     is_placing: bool = False
 
 
-class LectureDownloads:
+class LectureDownloads(JobHandler):
     """What a worker does with a claimed download."""
 
     kind = JobKind.DOWNLOAD_LECTURE
+    lane = Lane.DOWNLOADS
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class LectureDownloads:
         pipeline: AudioPipeline,
         timeout_seconds: float,
     ) -> None:
-        self._work = work
+        super().__init__(work)
         self._storage = storage
         self._scratch = scratch
         self._stores = [scratch] if storage is scratch else [scratch, storage]

@@ -17,6 +17,7 @@ from app.db import ledger
 from app.db.ledger import Lease
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
+from app.services.kernel.jobs import JobHandler
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.stored import Stored
 from app.services.kernel.unit_of_work import Work
@@ -38,13 +39,13 @@ async def plan_sweep(work: Work) -> None:
         await ledger.open_job(unit.session, JobKind.SWEEP, SWEEP_SUBJECT, None)
 
 
-class Sweep:
+class Sweep(JobHandler):
     """What a worker does with the claimed sweep."""
 
     kind = JobKind.SWEEP
 
     def __init__(self, work: Work, storage: ObjectStore, grace_seconds: float) -> None:
-        self._work = work
+        super().__init__(work)
         self._storage = storage
         self._objects = StoreSweep(work, storage, grace_seconds)
         self._grace = timedelta(seconds=grace_seconds)
@@ -65,9 +66,6 @@ class Sweep:
     async def hand_back(self, lease: Lease) -> None:
         """Leave it to another worker."""
         await self._requeue(lease, timedelta(0))
-
-    async def forget(self, lease: Lease) -> None:
-        """Do nothing: nothing is left."""
 
     async def _requeue(self, lease: Lease, delay: timedelta) -> None:
         async with self._work.begin() as unit:

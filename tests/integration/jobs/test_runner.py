@@ -18,7 +18,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import LeaseLost
 from app.events.wakeups import Wakeups
-from app.jobs.runner import JobRunner, Lane
+from app.jobs.runner import JobRunner, Slots
 from app.settings import Settings, load_settings
 from app.worker import open_worker
 from tests.support.recorder import Recorder
@@ -237,7 +237,7 @@ async def _worked_on(
 async def recorder(sessions: Sessions, redis_url: str) -> AsyncIterator[tuple[Recorder, JobRunner]]:
     recorder = Recorder(sessions)
     async with Wakeups(redis_url) as wakeups:
-        yield recorder, JobRunner(sessions, wakeups, [Lane([recorder], 2)])
+        yield recorder, JobRunner(sessions, wakeups, [Slots([recorder], 2)])
 
 
 async def _queue(sessions: Sessions) -> UUID:

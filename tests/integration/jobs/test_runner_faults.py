@@ -20,7 +20,7 @@ from app.db.models import Job
 from app.domain import JobKind, JobState
 from app.events.wakeups import Wakeups
 from app.jobs.processes import ProcessName
-from app.jobs.runner import HEARTBEAT_SECONDS, JobRunner, Lane
+from app.jobs.runner import HEARTBEAT_SECONDS, JobRunner, Slots
 from tests.support.lines import Line, line_to
 from tests.support.recorder import Recorder
 from tests.support.wait import wait_until
@@ -79,7 +79,7 @@ async def test_a_database_that_hung_kills_nobody(
 ) -> None:
     """All leases run out meanwhile; two workers, one of which holds the job."""
     handler = Recorder(sessions)
-    runners = [JobRunner(on_the_line, wakeups, [Lane([handler], 1)]) for _ in range(2)]
+    runners = [JobRunner(on_the_line, wakeups, [Slots([handler], 1)]) for _ in range(2)]
     (subject,) = await queue(sessions)
     async with AsyncExitStack() as stack:
         for runner in runners:
@@ -112,7 +112,7 @@ async def test_a_lease_that_ran_out_is_taken_over_by_who_saw_it(
         await ledger.claim(session, [KIND], 1, 0, holder="elsewhere")
     handler = Recorder(sessions)
     started = time.monotonic()
-    async with working(JobRunner(sessions, wakeups, [Lane([handler], 1)])):
+    async with working(JobRunner(sessions, wakeups, [Slots([handler], 1)])):
         await wait_until(lambda: handler.events, "it runs")
     assert time.monotonic() - started >= LEASE_SECONDS
     assert (await job_of(sessions, subject)).crashes == 1
@@ -122,7 +122,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(
     sessions: Sessions, on_the_line: Sessions, line: Line, wakeups: Wakeups
 ) -> None:
     handler = Recorder(sessions)
-    runner = JobRunner(on_the_line, wakeups, [Lane([handler], 1)])
+    runner = JobRunner(on_the_line, wakeups, [Slots([handler], 1)])
     (subject,) = await queue(sessions)
     async with AsyncExitStack() as stack:
         with line.losing_answers() as lose:
@@ -179,7 +179,7 @@ async def test_a_database_that_hangs_does_not_keep_a_runner_from_ending(
 ) -> None:
     patient = make_engine(line.url)  # A job's statements wait for half a minute.
     handler = Recorder(make_sessions(patient))
-    runner = JobRunner(on_the_line, wakeups, [Lane([handler], 3)])
+    runner = JobRunner(on_the_line, wakeups, [Slots([handler], 3)])
     subjects = await queue(sessions, 3)
     async with working(runner) as task:
         await wait_until(lambda: len(handler.events) == 3, "they run")
@@ -198,7 +198,7 @@ async def test_a_job_that_was_claimed_while_the_runner_stopped_is_handed_back(
     sessions: Sessions, wakeups: Wakeups
 ) -> None:
     handler = Recorder(sessions)
-    runner = JobRunner(sessions, wakeups, [Lane([handler], 1)])
+    runner = JobRunner(sessions, wakeups, [Slots([handler], 1)])
     (subject,) = await queue(sessions)
     async with AsyncExitStack() as stack:
         async with _claims_wait(sessions) as waiting:
@@ -215,7 +215,7 @@ async def test_a_job_that_is_given_up_before_its_first_step_is_handed_back(
     sessions: Sessions, wakeups: Wakeups
 ) -> None:
     handler = Recorder(sessions)
-    runner = JobRunner(sessions, wakeups, [Lane([handler], 1)])
+    runner = JobRunner(sessions, wakeups, [Slots([handler], 1)])
     (subject,) = await queue(sessions)
     async with sessions.begin() as session:
         (lease,) = await ledger.claim(session, [KIND], 1)
@@ -236,7 +236,7 @@ async def test_a_fault_of_the_watch_ends_the_runner(sessions: Sessions, wakeups:
     handler = Recorder(sessions)
     name = ProcessName.of_this_process()
     assert name is not None
-    runner = JobRunner(sessions, wakeups, [Lane([handler], 1)], _Broken(*_fields(name)))
+    runner = JobRunner(sessions, wakeups, [Slots([handler], 1)], _Broken(*_fields(name)))
     (subject,) = await queue(sessions)
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(runner.run(), 10)
@@ -257,7 +257,7 @@ async def test_what_was_left_behind_does_not_wait_for_a_slot(
     async with sessions.begin() as session:
         await ledger.claim(session, [KIND], 3, 3600, holder="dead")
     mine = await queue(sessions, 3)
-    runner = JobRunner(sessions, wakeups, [Lane([handler], 2)])
+    runner = JobRunner(sessions, wakeups, [Slots([handler], 2)])
     async with working(runner):
         await wait_until(lambda: len(handler.events) == 2, "its slots are full")
         async with sessions.begin() as session:
