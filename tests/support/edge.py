@@ -14,6 +14,7 @@ import strawberry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.auth.viewer import Viewer
+from app.domain import FieldErrorCode
 from app.errors import (
     Forbidden,
     InvalidInput,
@@ -146,7 +147,7 @@ class Mutation:
     async def peek(self, info: Info, input: UploadInput) -> str:  # noqa: A002
         async for piece in input.file.chunks:
             info.context.record.pieces.append(len(piece))
-            raise InvalidInput.at("file", message="The file is not a PDF.")
+            raise InvalidInput.at("file", "The file is not a PDF.", FieldErrorCode.UNSUPPORTED)
         return "empty"
 
 
