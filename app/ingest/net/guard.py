@@ -46,12 +46,15 @@ HEADERS = {"User-Agent": "StudyBuddy", "Accept": "*/*", "Accept-Encoding": "iden
 
 @dataclass(frozen=True, slots=True)
 class FetchedBody:
-    """A small answer, whole; ``url`` is the one that gave it in the end."""
+    """A small answer, whole; ``url`` is the one that gave it in the end.
+
+    ``cookie_header`` is what its origin is sent from then on (`cookie_of`).
+    """
 
     url: str
     status: int
     content_type: str
-    set_cookies: tuple[str, ...]
+    cookie_header: str | None
     body: bytes
     content_range: ContentRange | None = None
 
@@ -203,13 +206,12 @@ class GuardedClient:
             data=data,
             tolerate=tolerate,
         ) as response:
-            cookies = tuple(response.headers.get_list("set-cookie"))
             body = await _collected(response, max_bytes, on_bytes)
             return FetchedBody(
                 str(response.url),
                 response.status_code,
                 content_type(response),
-                cookies,
+                cookie_of(response),
                 body,
                 content_range(response.headers),
             )

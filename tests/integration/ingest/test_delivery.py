@@ -378,6 +378,28 @@ async def test_the_audio_podcast_is_first_and_belongs_to_who_answered(tenant: Te
     assert stream.cookie_header is None
 
 
+@pytest.mark.parametrize(
+    ("gone", "sent"), [("", "first=1; x=2"), ("first=; Max-Age=0", "x=2"), ("=; é=1", "first=1; x=2")]
+)
+async def test_its_own_media_are_sent_what_its_chain_of_redirects_has_set(
+    tenant: Tenant, gone: str, sent: str
+) -> None:
+    """But not what it has deleted since."""
+
+    def with_cookie(request: Request) -> Response:
+        if "first" not in request.cookies:
+            return RedirectResponse(str(request.url), 302, headers={"set-cookie": "first=1"})
+        response = JSONResponse(tenant.content)
+        response.headers.append("set-cookie", "x=2; Path=/; HttpOnly")
+        response.headers.append("set-cookie", gone)
+        return response
+
+    tenant.respond = with_cookie
+    tenant.content = answer(streams=[{"Tag": "DV", "StreamUrl": "/voice.mp4"}])
+    (place,) = (await tenant.ask()).media
+    assert place.cookie_header == sent
+
+
 def piece(start: object, end: object, place: object) -> dict[str, object]:
     return {"Start": start, "End": end, "RelativeStart": place}
 

@@ -118,7 +118,7 @@ async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
     _require_ready(answer.session)
     # Who answered may be another than was asked: https for http, or the tenant's newer name.
     tenant = dataclasses.replace(link, base_url=origin_of(fetched.url) or link.base_url)
-    media = tuple(_Media(tenant, answer, answer.session, _cookie_header(fetched)).in_order())
+    media = tuple(_Media(tenant, answer, answer.session, fetched.cookie_header).in_order())
     if not media:
         raise _nothing_to_play(answer.session)
     session_id = link.session_id or guid(answer.session.public_id or answer.session_id or "")
@@ -177,12 +177,6 @@ def _nothing_to_play(session: _Session) -> IngestFailed | NotReadyYet:
 
 def _not_found() -> IngestFailed:
     return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "Panopto does not have the recording.")
-
-
-def _cookie_header(fetched: FetchedBody) -> str | None:
-    """Return the cookies that the tenant set as a request sends them back, or None."""
-    pairs = [cookie.partition(";")[0].strip() for cookie in fetched.set_cookies]
-    return "; ".join(pair for pair in pairs if "=" in pair and pair.isprintable()) or None
 
 
 @dataclass(frozen=True, slots=True)
