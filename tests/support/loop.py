@@ -23,8 +23,10 @@ class Ticks:
         """Tick until cancelled."""
         while True:
             before = time.thread_time()
-            await asyncio.sleep(_TICK_SECONDS)
-            self.longest_seconds = max(self.longest_seconds, time.thread_time() - before)
+            try:
+                await asyncio.sleep(_TICK_SECONDS)
+            finally:  # The block may end with its longest work.
+                self.longest_seconds = max(self.longest_seconds, time.thread_time() - before)
 
 
 @asynccontextmanager

@@ -295,6 +295,43 @@ async def test_what_goes_on_where_another_ended_is_the_rest_of_that_one(tenant: 
     assert (late.segments, late.then) == ((Segment(0, 5, 15),), ())
 
 
+async def test_each_rest_is_that_of_one_stream_and_a_chain_has_an_end(tenant: Tenant) -> None:
+    def stream(name: str, start: float, end: float) -> dict[str, Any]:
+        url = f"https://media.example/{name}"
+        return {"Tag": "DV", "StreamUrl": url, "RelativeStart": start, "RelativeEnd": end}
+
+    pieces = [stream(f"c{number}", 5 * number, 5 * number + 5) for number in range(2, 12)]
+    tenant.content = answer(
+        streams=[stream("a", 0, 10), stream("b", 0, 10), stream("b1", 10.01, 60), *pieces],
+        Duration=60,
+    )
+    media = [
+        [each.url.rpartition("/")[2] for each in (place, *(rest for _, rest in place.then))]
+        for place in (await tenant.ask()).media
+    ]
+    assert media == [["a", *(f"c{number}" for number in range(2, 9))], ["b", "b1"]]
+
+
+@pytest.mark.parametrize("heads", [8, 16, 24])
+async def test_streams_that_may_be_joined_in_many_ways_cost_the_loop_nothing(
+    tenant: Tenant, heads: int
+) -> None:
+    def stream(start: float, end: float) -> dict[str, Any]:
+        kept = [piece(second, second + 0.5, second) for second in range(500)]
+        url = f"https://media.example/{start}-{end}"
+        places = {"StreamUrl": f"{url}.mp4", "StreamHttpUrl": f"{url}.m3u8"}
+        told = {"RelativeStart": start, "RelativeEnd": end, "RelativeSegments": kept}
+        return {"Tag": "DV", **places, **told}
+
+    streams = [stream(number / 1000, 10) for number in range(heads)]
+    streams += [stream(10 + 10 * number, 20 + 10 * number) for number in range(32 - heads)]
+    body = json.dumps(answer(streams=streams, PodcastStreams=streams, Duration=600))
+    tenant.respond = lambda _: Response(body, media_type="application/json")
+    async with ticking() as ticks:
+        assert len((await tenant.ask()).media) == 64
+    assert ticks.longest_seconds < MOST_SECONDS
+
+
 @pytest.mark.parametrize("body", [b"<!doctype html><title>Panopto</title>", b"", b"{", b"\xff{}"])
 async def test_what_is_no_json_is_not_found_and_a_sign_in_page_a_login(
     tenant: Tenant, body: bytes

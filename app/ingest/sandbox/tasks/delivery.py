@@ -15,6 +15,7 @@ from app.ingest.sources import lenient
 _MOST_WRAPPINGS = 3
 _MOST_STREAMS = 32
 _MOST_SEGMENTS = 500
+_MOST_SEGMENTS_IN_ALL = 4000
 _MAX_URL_CHARACTERS = 16_384
 _MAX_TEXT_CHARACTERS = 2000
 _LONGEST_SECONDS = 7 * 24 * 3600.0
@@ -70,6 +71,9 @@ def _unwrapped(answer: Any) -> Any:
 
 def _session(told: dict[str, Any]) -> dict[str, Any]:
     duration = lenient.seconds(told.get("Duration"), longest=_LONGEST_SECONDS)
+    streams, podcasts = _streams(told.get("Streams")), _streams(told.get("PodcastStreams"))
+    share = _MOST_SEGMENTS_IN_ALL // max(len(streams) + len(podcasts), 1)
+    most_segments = min(_MOST_SEGMENTS, share)
     return {
         "public_id": _text(told.get("PublicID")),
         "name": _text(told.get("SessionName")),
@@ -79,8 +83,8 @@ def _session(told: dict[str, Any]) -> dict[str, Any]:
         "is_podcast_encoded": lenient.flag(told.get("IsPodcastEncodeComplete")),
         "is_audio_podcast_encoded": lenient.flag(told.get("IsAudioPodcastEncodeComplete")),
         "is_purged": lenient.flag(told.get("IsPurgedEncode")),
-        "streams": [_stream(each) for each in _streams(told.get("Streams"))],
-        "podcasts": [_stream(each) for each in _streams(told.get("PodcastStreams"))],
+        "streams": [_stream(each, most_segments) for each in streams],
+        "podcasts": [_stream(each, most_segments) for each in podcasts],
     }
 
 
@@ -88,8 +92,8 @@ def _streams(told: Any) -> list[dict[str, Any]]:
     return lenient.objects(told, most=_MOST_STREAMS)
 
 
-def _stream(told: dict[str, Any]) -> dict[str, Any]:
-    segments = lenient.objects(told.get("RelativeSegments"), most=_MOST_SEGMENTS)
+def _stream(told: dict[str, Any], most_segments: int) -> dict[str, Any]:
+    segments = lenient.objects(told.get("RelativeSegments"), most=most_segments)
     return {
         "tag": (_text(told.get("Tag")) or "").strip().upper(),
         "file_type": (_text(told.get("ViewerMediaFileTypeName")) or "").strip().lower(),

@@ -43,6 +43,7 @@ _NOT_ALLOWED = 405
 _TAG_ORDER = {"AUDIO": 0, "DV": 1, "SCREEN": 3, "OBJECT": 4}
 _UNKNOWN_TAG = 2
 _SILENT_TAGS = frozenset({"SCREEN", "OBJECT"})
+_MOST_JOINED = 8
 _SAME_SECONDS = 0.05
 _ROOM_SECONDS = 1.0
 
@@ -197,17 +198,17 @@ class _Media:
                 yield location
 
     def _candidates(self) -> Iterator[MediaLocation]:
-        told = self.session.streams
-        streams = sorted((each for each in told if not _goes_on(each, told)), key=_tag_order)
-        spoken = [stream for stream in streams if stream.tag not in _SILENT_TAGS]
-        silent = [stream for stream in streams if stream.tag in _SILENT_TAGS]
+        chains = sorted(_chains(self.session.streams), key=_tag_order)
+        spoken = [chain for chain in chains if chain[0].tag not in _SILENT_TAGS]
+        silent = [chain for chain in chains if chain[0].tag in _SILENT_TAGS]
+        podcasts = [[podcast] for podcast in self.session.podcasts]
         yield from self._audio_podcast()
-        yield from self._of_kind("hls", spoken, told)
-        yield from self._of_kind("hls", self.session.podcasts)
-        yield from self._of_kind("mp4", self.session.podcasts)
-        yield from self._of_kind("mp4", spoken, told)
-        yield from self._of_kind("hls", silent, told)
-        yield from self._of_kind("mp4", silent, told)
+        yield from self._of_kind("hls", spoken)
+        yield from self._of_kind("hls", podcasts)
+        yield from self._of_kind("mp4", podcasts)
+        yield from self._of_kind("mp4", spoken)
+        yield from self._of_kind("hls", silent)
+        yield from self._of_kind("mp4", silent)
         if self.answer.download_url:
             yield self._at("mp4", self.answer.download_url)
 
@@ -218,15 +219,13 @@ class _Media:
             path = f"/Panopto/Podcast/Download/{session_id}.mp4?mediaTargetType=audioPodcast"
             yield self._at("podcast", path)
 
-    def _of_kind(
-        self, kind: str, streams: Iterable[_Stream], among: Sequence[_Stream] = ()
-    ) -> Iterator[MediaLocation]:
-        """Yield the streams' locations of the kind, each with those ``among`` that follow it."""
-        for stream in streams:
-            for each, url in _places(stream):
+    def _of_kind(self, kind: str, chains: Iterable[Sequence[_Stream]]) -> Iterator[MediaLocation]:
+        """Yield the locations of the kind of each chain's first stream, with those that follow."""
+        for first, *rest in chains:
+            for each, url in _places(first):
                 if each == kind:
-                    segments = _segments(stream, self.session.duration_seconds)
-                    then = tuple(self._then(kind, _following(stream, among)))
+                    segments = _segments(first, self.session.duration_seconds)
+                    then = tuple(self._then(kind, rest))
                     yield dataclasses.replace(self._at(kind, url, segments), then=then)
 
     def _then(self, kind: str, streams: Iterable[_Stream]) -> Iterator[tuple[float, MediaLocation]]:
@@ -243,8 +242,8 @@ class _Media:
         return MediaLocation(kind, absolute, segments, self.cookie_header if own else None)
 
 
-def _tag_order(stream: _Stream) -> int:
-    return _TAG_ORDER.get(stream.tag, _UNKNOWN_TAG)
+def _tag_order(chain: Sequence[_Stream]) -> int:
+    return _TAG_ORDER.get(chain[0].tag, _UNKNOWN_TAG)
 
 
 def _places(stream: _Stream) -> Iterator[tuple[str, str]]:
@@ -254,13 +253,22 @@ def _places(stream: _Stream) -> Iterator[tuple[str, str]]:
         yield kind_of(stream.http_url), stream.http_url
 
 
-def _following(first: _Stream, streams: Iterable[_Stream]) -> list[_Stream]:
-    """Return the streams that go on where it ends, one after the other."""
-    chain = [first]
-    for stream in sorted(streams, key=lambda each: each.relative_start or 0):
-        if _goes_on(stream, chain[-1:]):
-            chain.append(stream)
-    return chain[1:]
+def _chains(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
+    """Yield each stream that begins by itself, with those that go on where it ends.
+
+    Each of these is the rest of one stream alone: whatever is told, no work is done twice.
+    """
+    rests = [each for each in streams if _goes_on(each, streams)]
+    rests.sort(key=lambda each: each.relative_start or 0)
+    for stream in streams:
+        if _goes_on(stream, streams):
+            continue
+        chain = [stream]
+        for rest in list(rests):
+            if len(chain) < _MOST_JOINED and _goes_on(rest, chain[-1:]):
+                chain.append(rest)
+                rests.remove(rest)
+        yield chain
 
 
 def _goes_on(stream: _Stream, streams: Iterable[_Stream]) -> bool:
