@@ -60,6 +60,7 @@ def compressed(count: int, pages: int) -> bytes:
         (assemble([CATALOGUE, "<< /Type /Pages /Kids [3 0 R 9 0 R] /Count 2 >>", PAGE]), 1),
         (compressed(3, pages=3), 3),
         (compressed(3_000, pages=3), 3),
+        *((compressed(count, pages=5), 5) for count in (-1, 0, 2, 1_000_000, 2**31 - 1)),
     ],
 )
 async def test_pages_are_counted_whatever_the_tree_says(
