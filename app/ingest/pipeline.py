@@ -37,6 +37,7 @@ from app.storage.protocol import LocalFiles
 
 TOLERANCE_SECONDS = 1.0
 TOLERANCE_RATIO = 0.005
+_TELLING = (LectureFailure.TRUNCATED, LectureFailure.LOGIN_REQUIRED)
 
 log = structlog.get_logger(__name__)
 
@@ -151,8 +152,10 @@ async def from_first_medium(
     """Return what ``get`` makes of the first of the lecture's media that it can make it of.
 
     The medium that an attempt before was in the middle of comes first.  A failure that passes by
-    itself is raised at once, so that the next attempt goes on with the part, unless there is none;
-    any other leads to the next medium, and the one that tells most is raised where none is left.
+    itself is raised at once where it is the first attempt's, or has left a part that the next one
+    goes on with; any other, and in the last attempt every one, leads to the next medium.  Where
+    none is left, the failure that tells most is raised, one that passes before others while there
+    are attempts.
 
     Where it is cancelled or the failure passes by itself, the part stays for the next attempt; on
     any other way out, success included, no part is left, not even an earlier attempt's.
@@ -167,19 +170,28 @@ async def from_first_medium(
                 return await get(location)
             except IngestFailed as error:
                 if error.transient and not is_last_attempt:
-                    raise
+                    begun = await begun_source(scratch, stem)
+                    has_part = begun is not None and is_of(begun, location.url)
+                    if has_part or not lecture.failed_attempts:
+                        raise
                 log.info("medium_failed", kind=location.kind, reason=error.failure.value)
                 failures.append(error)
-        raise _most_telling(failures)
+        passing = [each for each in failures if each.transient and not is_last_attempt]
+        raise _most_telling(passing or failures)
 
 
 def _most_telling(failures: list[IngestFailed]) -> IngestFailed:
-    """Return what people can do most with: had in part, to be signed in for, else the preferred."""
-    first = {each.failure: each for each in reversed(failures)}
-    for telling in (LectureFailure.TRUNCATED, LectureFailure.LOGIN_REQUIRED):
-        if telling in first:
-            return first[telling]
-    return failures[0] if failures else no_recording()
+    """Return what people can do most with: had in part, to be signed in for, in trouble for now.
+
+    Else it is that of the preferred medium.
+    """
+
+    def rank(error: IngestFailed) -> int:
+        if error.failure in _TELLING:
+            return _TELLING.index(error.failure)
+        return len(_TELLING) + (not error.transient)
+
+    return min(failures, key=rank) if failures else no_recording()
 
 
 def require_whole(

@@ -416,7 +416,8 @@ async def test_the_audio_podcast_is_first_and_belongs_to_who_answered(tenant: Te
 
 
 @pytest.mark.parametrize(
-    ("gone", "sent"), [("", "first=1; x=2"), ("first=; Max-Age=0", "x=2"), ("=; é=1", "first=1; x=2")]
+    ("gone", "sent"),
+    [("", "first=1; x=2"), ("first=; Max-Age=0", "x=2"), ("=; é=1", "first=1; x=2")],
 )
 async def test_its_own_media_are_sent_what_its_chain_of_redirects_has_set(
     tenant: Tenant, gone: str, sent: str

@@ -55,17 +55,17 @@ class Offer:
         url = self.simulator.hls_url if kind == "hls" else self.simulator.media_url
         return MediaLocation(kind, url(recording))
 
-    async def seconds(self, *names: str, is_last_attempt: bool = False) -> float:
+    async def seconds(self, *names: str, failed_attempts: int = 0) -> float:
         media = tuple(self.place(name) for name in names)
-        lecture = ResolvedLecture(None, None, 30.0, media)
+        lecture = ResolvedLecture(None, None, 30.0, media, failed_attempts)
         async with self.pipeline.audio_of(
-            lecture, STEM, Reports(), is_last_attempt=is_last_attempt
+            lecture, STEM, Reports(), is_last_attempt=failed_attempts == 4
         ) as audio:
             return audio.duration_seconds
 
-    async def fails(self, *names: str) -> IngestFailed:
+    async def fails(self, *names: str, failed_attempts: int = 0) -> IngestFailed:
         with pytest.raises(IngestFailed) as failure:
-            await self.seconds(*names)
+            await self.seconds(*names, failed_attempts=failed_attempts)
         return failure.value
 
 
@@ -132,13 +132,50 @@ async def test_where_none_is_whole_the_failure_says_what_was_had(
     assert await files_in(offer.scratch) == []
 
 
-async def test_a_passing_failure_leads_to_the_next_in_the_last_attempt_alone(offer: Offer) -> None:
+async def test_a_passing_failure_leads_to_the_next_after_another_attempt(offer: Offer) -> None:
     offer.cut.faults.media_status = 503
     offer.simulator.requests.clear()
     assert (await offer.fails("cut.mp4", "whole.hls")).transient
     assert offer.simulator.media_requests(offer.whole) == []
-    seconds = await offer.seconds("cut.mp4", "whole.hls", is_last_attempt=True)
+    seconds = await offer.seconds("cut.mp4", "whole.hls", failed_attempts=1)
     assert seconds == pytest.approx(30, abs=0.2)
+    assert await files_in(offer.scratch) == []
+
+
+async def test_a_part_is_gone_on_with_before_others_are_tried(offer: Offer) -> None:
+    faults = offer.whole.faults
+    faults.bad_segment, faults.bad_segment_times = 3, None
+    names = "whole.hls", "rest.mp4"
+    for failed_attempts in range(4):
+        assert (await offer.fails(*names, failed_attempts=failed_attempts)).transient
+        assert await files_in(offer.scratch) != []
+    assert offer.simulator.media_requests(offer.rest) == []
+    error = await offer.fails(*names, failed_attempts=4)
+    assert (error.failure, error.transient) == (LectureFailure.TRUNCATED, False)
+    assert await files_in(offer.scratch) == []
+
+
+@pytest.mark.parametrize(
+    ("failed_attempts", "names", "failure", "transient"),
+    [
+        (1, ("cut.mp4", "gone.mp4"), LectureFailure.NETWORK, True),
+        (1, ("gone.mp4", "cut.mp4"), LectureFailure.NETWORK, True),
+        (1, ("cut.mp4", "short.hls"), LectureFailure.NETWORK, True),
+        (4, ("cut.mp4", "short.hls"), LectureFailure.TRUNCATED, False),
+        (4, ("gone.mp4", "cut.mp4"), LectureFailure.NETWORK, True),
+    ],
+)
+async def test_what_is_busy_tells_more_than_what_is_not_there(
+    offer: Offer,
+    failed_attempts: int,
+    names: tuple[str, ...],
+    failure: LectureFailure,
+    transient: bool,
+) -> None:
+    """And while there are attempts, it passes."""
+    offer.cut.faults.media_status = 503
+    error = await offer.fails(*names, failed_attempts=failed_attempts)
+    assert (error.failure, error.transient) == (failure, transient)
     assert await files_in(offer.scratch) == []
 
 
