@@ -73,7 +73,8 @@ class ResolvedLecture:
     stream URL).  ``session_id`` is known here even for a ``tid`` link; with a stream URL it is what
     the audio will be confirmed to be once its duration was judged, None where nobody can tell.
     ``media``: where to fetch, in order of preference.  ``failed_attempts`` is the request's: after
-    one, less is asked of the source at once.
+    one, less is asked of the source at once.  ``had_bytes`` is the size of those of its media that
+    follow each other and were fetched before: MAX_SOURCE_BYTES is for all of them together.
     """
 
     session_id: str | None
@@ -81,6 +82,7 @@ class ResolvedLecture:
     duration_seconds: float | None
     media: tuple["MediaLocation", ...]
     failed_attempts: int = 0
+    had_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

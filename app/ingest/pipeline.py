@@ -109,6 +109,7 @@ class AudioPipeline:
             require_whole(audio, source, alone)
             first_byte = await in_thread(_append, audio.path, joined)
             runs.append(Run(first_byte, start_seconds))
+            alone = replace(alone, had_bytes=alone.had_bytes + source.size_bytes)
         size_bytes = joined.stat().st_size
         return DownloadedSource(joined_key, size_bytes, None, runs=tuple(runs[1:]))
 

@@ -1,5 +1,6 @@
 """`LectureDownloader`: the sources say what and where, this fetches it by the cheapest way."""
 
+import copy
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -87,7 +88,9 @@ class PanoptoDownloader:
         report: ReportProgress,
     ) -> DownloadedSource:
         """Fetch one of the lecture's media, or raise: NO_AUDIO where it names no sound."""
-        source = await self._fetch(location, lecture, scratch, key_stem, report)
+        within = copy.copy(self)
+        within._max_source_bytes -= lecture.had_bytes
+        source = await within._fetch(location, lecture, scratch, key_stem, report)
         await _require_audio(source, scratch)
         log.info(
             "medium_fetched",

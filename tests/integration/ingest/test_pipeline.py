@@ -12,10 +12,11 @@ from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import PanoptoDownloader
 from app.ingest.model import MediaLocation, ResolvedLecture
+from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
 from app.storage.local import LocalStorage
 from tests.support.media import hertz_of
-from tests.support.panopto import MIB, Reports, files_in
+from tests.support.panopto import IMPATIENT, MIB, Reports, files_in
 
 STEM = "audio/one_source.1"
 
@@ -31,7 +32,7 @@ class Offer:
         whole: Path,
         folder: Path,
     ) -> None:
-        self.simulator, self.scratch = simulator, scratch
+        self.simulator, self.scratch, self.downloader = simulator, scratch, downloader
         self.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 60)
         self.whole = simulator.add(Recording(whole))
         short = make_lecture(folder / "short.mp4", 12, size_bytes=MIB)
@@ -109,6 +110,30 @@ async def test_what_goes_on_later_stands_in_its_place(offer: Offer) -> None:
             hertz = hertz_of(audio.path, at_seconds)
             assert hertz == pytest.approx(440 + 110 * (second % 8), abs=15)
     assert await files_in(offer.scratch) == []
+
+
+@pytest.mark.parametrize("kind", ["podcast", "mp4", "hls"])
+async def test_what_is_joined_may_be_no_larger_together_than_one_medium(
+    offer: Offer, client: GuardedClient, kind: str
+) -> None:
+    names = f"short.{kind}", f"rest.{kind}"
+    together = 0
+    for name in names:
+        lecture = ResolvedLecture(None, None, None, (place := offer.place(name),))
+        source = await offer.downloader.download(lecture, place, offer.scratch, STEM, Reports())
+        together += source.size_bytes
+        await offer.scratch.delete_file(source.key)
+    for max_source_bytes in (together, together - 1):
+        downloader = PanoptoDownloader(
+            client, max_source_bytes=max_source_bytes, patience=IMPATIENT
+        )
+        offer.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), offer.scratch, 60)
+        if max_source_bytes == together:
+            assert await offer.seconds("+".join(names)) == pytest.approx(30, abs=0.2)
+        else:
+            error = await offer.fails("+".join(names))
+            assert error.failure is LectureFailure.TOO_LARGE
+        assert await files_in(offer.scratch) == []
 
 
 @pytest.mark.parametrize(
