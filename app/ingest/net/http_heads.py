@@ -13,6 +13,7 @@ from typing import Any
 import httpcore
 
 MAX_HEAD_BYTES = 96 * 1024
+MAX_INTERIM_HEADS = 20
 
 _END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t].*)?", re.DOTALL)
@@ -73,6 +74,7 @@ def _with_one_coding(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[b
     """Yield the headers with their Transfer-Encodings as one; ``identity`` is none.
 
     A message that is chunked ends as its chunks tell, whatever its Content-Length (section 6.3).
+    A header that is there twice says the same thing twice; one that has a coding twice does not.
     """
     codings: dict[bytes, None] = {}
     for name, value in headers:
@@ -80,7 +82,8 @@ def _with_one_coding(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[b
             yield name, value
             continue
         named = (coding.strip().lower() for coding in value.split(b","))
-        codings |= dict.fromkeys(coding for coding in named if coding not in (b"", b"identity"))
+        codings[b", ".join(coding for coding in named if coding not in (b"", b"identity"))] = None
+    codings.pop(b"", None)
     if codings:
         yield b"transfer-encoding", b", ".join(codings)
 
@@ -91,34 +94,42 @@ class MendingStream(httpcore.AsyncNetworkStream):
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self._awaits_head = True
+        self._interim_heads = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Return the next bytes: a head whole and mended, and a body as it comes."""
+        """Return the next bytes: a head whole and mended, and a body as it comes.
+
+        Heads of interim answers (1xx) are left out; nobody here waits for one.
+        """
         if not self._awaits_head:
             return await self._stream.read(max_bytes, timeout)
-        heads, received = b"", b""
+        head, received, received_bytes = b"", b"", 0
         while self._awaits_head:
             more = await self._stream.read(max_bytes, timeout)
             received = (received + more).lstrip(b"\r\n")
-            if not more or len(received) > MAX_HEAD_BYTES + max_bytes:
+            received_bytes += len(more)
+            if not more or received_bytes > MAX_HEAD_BYTES + max_bytes:
                 raise httpcore.RemoteProtocolError("no whole head")
             while self._awaits_head and (end := _END.search(received)):
-                heads += self._mended(received[: end.end()])
+                head = self._mended(received[: end.end()])
                 received = received[end.end() :]
-        return heads + received
+        return head + received
 
     def _mended(self, head: bytes) -> bytes:
-        """Mend a head; one of an interim answer (1xx) is not the last."""
+        """Mend a head; one of an interim answer is not the last."""
         try:
             whole = mended(head)
         except BadHead as error:
             raise httpcore.RemoteProtocolError(str(error)) from error
         self._awaits_head = whole[9:10] == b"1"
+        self._interim_heads += self._awaits_head
+        if self._interim_heads > MAX_INTERIM_HEADS:
+            raise httpcore.RemoteProtocolError("interim answers without end")
         return whole
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send a request, or more of it; an answer's head comes next."""
-        self._awaits_head = True
+        self._awaits_head, self._interim_heads = True, 0
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:

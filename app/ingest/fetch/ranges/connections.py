@@ -18,7 +18,7 @@ from app.ingest.failures import failure_of_error, failure_of_status
 from app.ingest.fetch.playlist import ByteRange
 from app.ingest.model import MediaLocation
 from app.ingest.net.guard import Connection, GuardedClient
-from app.ingest.net.http_heads import MAX_HEAD_BYTES, parse_head
+from app.ingest.net.http_heads import MAX_HEAD_BYTES, MAX_INTERIM_HEADS, BadHead, parse_head
 from app.ingest.net.urls import parse_web_url
 
 _IDLE_SECONDS = 30.0
@@ -144,14 +144,17 @@ def _request_head(location: MediaLocation, more: Mapping[str, str]) -> str:
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
     """Read up to the head of the final answer; two lengths of it are two, and so none."""
-    while True:
+    read_bytes = 0
+    for _ in range(MAX_INTERIM_HEADS + 1):
         head = bytearray()
         while True:
             line = await reader.readline()
-            if not line.endswith(b"\n") or len(head) > MAX_HEAD_BYTES:
+            read_bytes += len(line)
+            if not line.endswith(b"\n") or read_bytes > MAX_HEAD_BYTES:
                 raise asyncio.IncompleteReadError(bytes(head), None)
-            head += line
-            if not line.strip(b"\r\n") and head.strip(b"\r\n"):
+            if line.strip(b"\r\n"):
+                head += line
+            elif head:
                 break
         minor, status, pairs = parse_head(bytes(head))
         if status >= 200:
@@ -160,6 +163,7 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]
                 text, key = value.decode("latin-1"), name.decode("ascii")
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
             return status, headers
+    raise BadHead("interim answers without end")
 
 
 def _abort(connection: Connection) -> None:
