@@ -167,13 +167,29 @@ async def test_the_first_connection_is_taken_and_any_other_closed() -> None:
 async def test_names_that_hang_hold_up_nothing_but_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    may_end = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: may_end.wait())
+    may_end, looked_up = threading.Event(), []
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        looked_up.append(host)
+        if host.startswith("a"):
+            may_end.wait()
+        raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     client = GuardedClient(connect_timeout_seconds=0.2)
     asked = [client.read("GET", f"http://a{n}.example/", max_bytes=1) for n in range(40)]
     try:
         failures = await asyncio.gather(*asked, return_exceptions=True)
         assert {getattr(each, "failure", each) for each in failures} == {LectureFailure.TIMEOUT}
+        again = [client.read("GET", "http://a1.example/", max_bytes=1) for _ in range(100)]
+        failures = await asyncio.gather(*again, return_exceptions=True)
+        assert {getattr(each, "failure", each) for each in failures} == {LectureFailure.TIMEOUT}
+        assert len(looked_up) == 40
+        for _ in range(2):  # What has been answered is asked again.
+            with pytest.raises(IngestFailed) as failure:
+                await client.read("GET", "http://b.example/", max_bytes=1)
+            assert failure.value.failure is LectureFailure.SOURCE_NOT_FOUND
+        assert looked_up[40:] == ["b.example"] * 2
         assert await asyncio.to_thread(lambda: "free") == "free"
     finally:
         may_end.set()

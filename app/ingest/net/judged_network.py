@@ -17,7 +17,7 @@ from app.ingest.net.http_heads import MendingStream
 T = TypeVar("T")
 
 PUBLIC_PORTS = frozenset({80, 443})
-_RESOLVERS = 8
+_RESOLVERS = 64
 _MAX_ADDRESSES = 16
 _NEXT_ADDRESS_SECONDS = 0.25
 """What an address has for itself before the next one is tried as well (RFC 8305, section 8)."""
@@ -27,13 +27,15 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
     """Resolves a host once, judges every address, and connects to those very addresses.
 
     ``allowed`` (``host:port``) are the only ones at private addresses or on other ports.  Names are
-    resolved in a few threads of their own: a name server that hangs holds up no other work.
+    resolved in threads of their own, each in one at a time for all who wait: a name whose server
+    hangs holds up nobody else.
     """
 
     def __init__(self, allowed: frozenset[str]) -> None:
         self._allowed = allowed
         self._tcp = httpcore.AnyIOBackend()
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
+        self._lookups: dict[str, asyncio.Future[list[tuple[Any, ...]]]] = {}
 
     async def connect_tcp(
         self,
@@ -71,7 +73,7 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
         allowed = f"{host}:{port}" in self._allowed or f"[{host}]:{port}" in self._allowed
         if port not in PUBLIC_PORTS and not allowed:
             raise blocked()
-        addresses = await self._resolve(host, port)
+        addresses = await self._resolve(host)
         if not allowed and not all(map(is_public, addresses)):
             raise blocked()
         return addresses
@@ -80,14 +82,26 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
         """Resolve nothing any more."""
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        """Return the host's addresses in the resolver's order, the families by turns."""
+    async def _resolve(self, host: str) -> list[str]:
+        """Return the host's addresses in the resolver's order, the families by turns.
 
-        def lookup() -> list[tuple[Any, ...]]:
-            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        Who waits no more leaves the look-up to those who ask for the same name meanwhile.
+        """
 
+        def look_up() -> list[tuple[Any, ...]]:
+            return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+
+        def forget(lookup: asyncio.Future[list[tuple[Any, ...]]]) -> None:
+            del self._lookups[host]
+            if not lookup.cancelled():
+                lookup.exception()  # Nobody may be waiting for it any more.
+
+        if host not in self._lookups:
+            loop = asyncio.get_running_loop()
+            self._lookups[host] = loop.run_in_executor(self._resolvers, look_up)
+            self._lookups[host].add_done_callback(forget)
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._resolvers, lookup)
+            found = await asyncio.shield(self._lookups[host])
         except UnicodeError:
             raise blocked() from None
         except OSError as error:
