@@ -94,12 +94,18 @@ def test_each_refusal_halves_what_was_too_much(refused_among: list[int], most: i
     assert limit.most_of(32) == most
 
 
-async def test_who_names_a_long_wait_is_asked_less_by_the_next_attempt() -> None:
+@pytest.mark.parametrize("was_answered", [True, False])
+async def test_who_names_a_long_wait_is_asked_less_where_it_had_answered_before(
+    was_answered: bool,
+) -> None:
     host, limit = Host(3, lambda: SourceBusy(retry_after_seconds=60)), HostLimit()
-    asking = [Retries(QUICK).of(host.ask, limit) for _ in range(8)]
+    retries = Retries(QUICK)
+    if was_answered:
+        await retries.of(host.ask, limit)
+    asking = [retries.of(host.ask, limit) for _ in range(8)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert any(isinstance(each, SourceBusy) for each in answers)
-    assert limit.most_of(32) < 8
+    assert (limit.most_of(32) < 8) is was_answered
 
 
 async def test_what_is_urgent_waits_for_no_place() -> None:
@@ -116,21 +122,57 @@ async def test_what_is_urgent_waits_for_no_place() -> None:
         await asyncio.wait([waiting])
 
 
-async def test_a_limit_is_forgotten_after_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+class Kept(asyncio.WriteTransport):
+    """A connection between two requests."""
+
+    is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+async def test_connections_are_kept_while_the_host_bears_them() -> None:
+    limit, kept = HostLimit(), [Kept() for _ in range(8)]
+    async with limit.place() as how_many:
+        assert all(map(limit.keep, kept))
+        assert how_many() == 9
+        limit.learn(8)
+        assert [each.is_aborted for each in kept] == [True] * 5 + [False] * 3
+        assert not limit.take(kept[0])
+        assert limit.take(kept[7])
+        assert limit.keep(kept[7])
+        # What is under way beside them goes before.
+        async with limit.place(), limit.place():
+            assert not limit.keep(Kept())
+            limit.make_room()
+    assert [each.is_aborted for each in kept] == [True] * 7 + [False]
+
+
+@pytest.mark.parametrize(("minutes", "most"), [(0.9, 1), (1.1, 2), (3.5, 8), (3600, 32)])
+async def test_a_limit_doubles_with_each_minute_without_refusal(
+    monkeypatch: pytest.MonkeyPatch, minutes: float, most: int
+) -> None:
     limit, now = HostLimit(), time.monotonic()
     limit.learn(2)
-    assert limit.most_of(32) == 1
-    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
-    assert limit.most_of(32) == 32
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60 * minutes)
+    assert limit.most_of(32) == most
+    if most > 1:
+        limit.learn(most)
+        assert limit.most_of(32) == most // 2
 
 
 async def test_limits_are_of_hosts_and_bounded() -> None:
     limits = HostLimits()
     limit = limits.of("https://A.example/1")
     assert limits.of("https://a.example/2?x") is limit
+    assert limits.of("https://a.example:443/2") is limit
     assert limits.of("https://a.example:8443/2") is not limit
+    assert limits.of("http://[") is not limits.of("http://[")
+    known = limits.of("https://known.example")
+    known.learn(8)
     async with limit.place():
         for number in range(3000):
             limits.of(f"https://{number}.example/")
         assert limits.of("https://a.example/") is limit
+        assert limits.of("https://known.example/") is known
     assert len(limits._limits) <= 1001

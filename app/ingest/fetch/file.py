@@ -21,8 +21,9 @@ from app.errors import IngestFailed
 from app.ingest.failures import SourceBusy
 from app.ingest.fetch.part import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.model import MediaLocation, Progress, ReportProgress
-from app.ingest.net.content_range import content_range
+from app.ingest.net.content_range import ContentRange, content_range
 from app.ingest.net.guard import GuardedClient
+from app.ingest.net.host_limits import Doubt
 from app.ingest.net.retries import PATIENCE, Patience
 from app.ingest.net.sniffing import media_chunks
 from app.storage.protocol import LocalFiles
@@ -130,7 +131,11 @@ class _FileBody:
         self._answered = self._refused = False
         self._offset = 0
         self._began_at = 0
+        self._limit = client.limits.of(location.url)
+        self._doubt = Doubt(self._limit)
+        self._is_crowded = False
         self._is_whole = False
+        self._told_end: int | None = None
         self.passed_over_bytes = 0
         """What was fetched although it was there already."""
         self._total: int | None = None
@@ -200,7 +205,10 @@ class _FileBody:
                     return
                 failure = _ends_early()
             except IngestFailed as error:
-                failure = self._judged(error)
+                failure = error if self._is_crowded else self._judged(error)
+            if self._is_crowded:
+                await self._patience.wait(1, failure)
+                continue
             idle = 1 if self._offset - before >= self._wanted_bytes else idle + 1
             has_news = self._offset > self._began_at
             if not has_news or idle > self._patience.tries_without_progress:
@@ -214,27 +222,39 @@ class _FileBody:
         return max(1, min(_MOST_WANTED_BYTES, (self._total or 0) // 100))
 
     async def _one_connection(self) -> AsyncGenerator[bytes, None]:
-        self._answered = self._refused = False
+        self._answered = self._refused = self._is_crowded = False
+        async with self._limit.place() as how_many:
+            try:
+                async with aclosing(self._one_answer()) as answer:
+                    async for chunk in answer:
+                        yield chunk
+            except IngestFailed as failure:
+                self._is_crowded = not self._answered and self._doubt.is_due(failure, how_many())
+                raise
+
+    async def _one_answer(self) -> AsyncGenerator[bytes, None]:
         async with self._client.stream(
             "GET",
             self._location.url,
-            headers=self._range_headers(),
+            headers={**self._range_headers(), "Connection": "close"},
             cookie_header=self._location.cookie_header,
             tolerate=(416,),
         ) as response:
-            self._accept(response)
+            continues = self._accept(response)
             self._answered = True
-            async for chunk in self._news(response):
+            self._doubt.resolve()
+            async for chunk in self._news(response, continues):
                 self._offset += len(chunk)
                 self._require_size(self._offset)
+                if self._told_end is not None and self._offset > self._told_end:
+                    raise _SourceChanged  # Which of its bytes are which, nobody can tell.
                 await self._report(Progress(DownloadStage.FETCHING, self._offset, self._total))
                 yield chunk
 
-    async def _news(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    async def _news(self, response: httpx.Response, continues: bool) -> AsyncGenerator[bytes, None]:
         """Yield of the answer what is not there yet; of a web page nothing."""
-        there = self._offset if self._is_whole else 0
-        is_beginning = self._is_whole or self._offset == 0
-        async for chunk in media_chunks(response) if is_beginning else response.aiter_raw():
+        there = 0 if continues else self._offset
+        async for chunk in response.aiter_raw() if continues else media_chunks(response):
             old = min(there, len(chunk))
             there -= old
             self.passed_over_bytes += old
@@ -248,14 +268,15 @@ class _FileBody:
             raise _SourceChanged
         return {"Range": f"bytes={self._offset}-", "If-Range": self._validator}
 
-    def _accept(self, response: httpx.Response) -> None:
-        """Check that the answer has the very bytes that come next.
+    def _accept(self, response: httpx.Response) -> bool:
+        """Check that the answer has the very bytes that come next; return whether it begins there.
 
-        A 206 that was not asked for may have the whole file, or its beginning.
+        Else it begins with the first of all.  A 206 that was not asked for may have the whole file,
+        or its beginning.
         """
-        if self._offset and not self._is_whole:
-            self._require_continuation(response)
-            return
+        if self._offset and not self._is_whole and response.status_code not in _WHOLE:
+            self._told_end = self._continuation(response).end
+            return True
         sent = content_range(response.headers) if response.status_code == 206 else None
         if response.status_code not in _WHOLE and (sent is None or sent.start > 0):
             raise IngestFailed(
@@ -265,13 +286,16 @@ class _FileBody:
         total = int(length) if length.isascii() and length.isdigit() else None
         if sent is not None:
             total = sent.size_bytes
+        self._told_end = sent.end if sent else None
         validator = validator_of(response.headers)
-        if self._is_whole and (total, validator) != (self._total, self._validator):
+        if self._offset and (total, validator) != (self._total, self._validator):
             raise _SourceChanged
         self._total, self._validator = total, validator
         self._require_size(total or 0)
+        return False
 
-    def _require_continuation(self, response: httpx.Response) -> None:
+    def _continuation(self, response: httpx.Response) -> ContentRange:
+        """Return what the answer has, which must be what comes next of the same version."""
         sent = content_range(response.headers)
         if response.status_code != 206 or sent is None or sent.start != self._offset:
             raise _SourceChanged
@@ -279,6 +303,7 @@ class _FileBody:
             raise _SourceChanged
         if validator_of(response.headers) not in (None, self._validator):
             raise _SourceChanged
+        return sent
 
     def _require_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:

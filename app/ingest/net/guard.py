@@ -124,7 +124,7 @@ class GuardedClient:
         self.headers: Mapping[str, str] = HEADERS
         """What goes with every request, to whatever host."""
         self.limits = HostLimits()
-        """What is known of how many requests each host bears at once."""
+        """What is known of how many connections each host bears at once."""
         self._ssl_context = ssl_context or httpx.create_ssl_context()
         self._connect_timeout_seconds = connect_timeout_seconds
         self._backend = JudgingBackend(self._allowed)
@@ -239,6 +239,7 @@ class GuardedClient:
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 addresses = await self._backend.judged(target.host, port)
+                self.limits.of(url).make_room()
                 return await first_connected(addresses, dial, abort)
         except _HTTPCORE_ERRORS as error:
             raise failure_of_error(error) from error
@@ -266,6 +267,7 @@ class GuardedClient:
             sent = {**self.headers, **headers, **(given if is_own else {})}
             if cookie := cookies.header_for(target, own_cookie if is_own else None):
                 sent["Cookie"] = cookie
+            self.limits.of(target.text).make_room()
             response = await self._client.send(
                 self._request(method, target, sent, data), stream=True
             )

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.errors import IngestFailed
-from app.ingest.net.host_limits import HostLimit, may_be_crowding
+from app.ingest.net.host_limits import Doubt, HostLimit
 
 T = TypeVar("T")
-
-_MOST_DOUBTS = 8
-"""How often one request may be refused among others before that counts; halving takes six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,7 @@ class Retries:
         self._pausing = asyncio.Lock()
         self._trouble: IngestFailed | None = None
         """What was answered last, where that was no success."""
+        self._was_answered = False
         self._failed_again = 0
         self._failures = 0
 
@@ -74,7 +72,8 @@ class Retries:
 
         ``limit`` is that of the host that is asked; what ``is_urgent`` does not wait for it.
         """
-        asked = tries = doubts = together = 0
+        doubt = Doubt(limit)
+        asked = tries = 0
         while True:
             async with (
                 self._turn(asked) as is_alone,
@@ -88,12 +87,10 @@ class Retries:
                 except IngestFailed as failure:
                     asked += 1
                     self._failures += 1
-                    together = how_many()
-                    if failure.retry_after_seconds:  # It may be too long to ask again here.
-                        limit.learn(together)
-                    if together > 1 and doubts < _MOST_DOUBTS and may_be_crowding(failure):
-                        doubts += 1
-                    else:
+                    is_doubted = doubt.is_due(failure, how_many())
+                    if failure.retry_after_seconds and self._was_answered:
+                        doubt.resolve()  # The wait may be too long to ask again here.
+                    if not is_doubted:
                         tries += 1
                         self._require_patience(tries, failure, tries_again=tries_again)
                         self._failed_again += asked > 1
@@ -101,7 +98,8 @@ class Retries:
                 else:
                     if failures_before == self._failures:  # Else it was asked before the trouble.
                         self._trouble, self._failed_again = None, 0
-                    limit.learn(together)
+                    self._was_answered = True
+                    doubt.resolve()
                     return answer
 
     def _require_patience(self, tries: int, failure: IngestFailed, *, tries_again: bool) -> None:

@@ -1,6 +1,7 @@
 """What hosts answer to a Range: used where it is honest, else the whole file is the last resort."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -18,9 +19,11 @@ from app.ingest.fetch.playlist import ByteRange
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused, SourceChanged
 from app.ingest.model import MediaLocation, ResolvedLecture, Tier
 from app.ingest.net.guard import GuardedClient
+from app.ingest.net.retries import Patience
 from app.storage.local import LocalStorage
 from tests.support.panopto import IMPATIENT, MIB, Reports, files_in
 from tests.support.serving import serving
+from tests.support.wait import wait_until
 
 STEM = "audio/one_source.1"
 CONTENT = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 64
@@ -85,6 +88,9 @@ FIRST: dict[str, Answer] = {
     "another range": lambda _, start, end: part(start + 10, end),
     "a range that cannot be": lambda _, start, end: part(
         start, end, content_range=f"bytes 9-3/{SIZE}"
+    ),
+    "more than it tells": lambda _, start, end: part(
+        start, end, content_range=f"bytes 0-99/{SIZE}"
     ),
     "parts of parts": lambda *_: part(
         0, 10, content_range="", content_type="multipart/byteranges; boundary=x"
@@ -216,7 +222,7 @@ async def test_a_later_part_is_honest_or_refused(name: str) -> None:
                 await reading
             assert not isinstance(failure.value, IngestFailed) or failure.value.transient
             assert len(asked) <= 2 + IMPATIENT.tries_without_progress
-        source.close()
+        await source.close()
 
 
 @pytest.mark.parametrize("odd", ["another range", "no Content-Range", "everything"])
@@ -232,7 +238,7 @@ async def test_an_odd_answer_is_asked_for_anew(odd: str) -> None:
         source = RangeSource(client, location, IMPATIENT)
         await source.read_head(1000)
         assert await source.read(ByteRange(5000, 3000)) == CONTENT[5000:8000]
-        source.close()
+        await source.close()
     assert asked == [0, 5000, 5000]
 
 
@@ -268,7 +274,7 @@ async def test_a_signed_address_is_got_anew_where_it_came_from(
             parts = await asyncio.gather(*map(source.read, some))
             assert parts == [CONTENT[each.start : each.end] for each in some]
         assert source.received_bytes == 4100
-        source.close()
+        await source.close()
     assert refused > 0
 
 
@@ -288,7 +294,7 @@ async def test_an_address_that_leads_to_another_file_is_a_source_that_has_change
         await source.read_head(100)
         with pytest.raises(SourceChanged):
             await source.read(ByteRange(5000, 100))
-        source.close()
+        await source.close()
 
 
 @pytest.mark.parametrize("status", [403, 429, 503])
@@ -318,8 +324,92 @@ async def test_a_host_that_limits_requests_gives_every_part(status: int, most: i
         await other.read_head(100)
         await asyncio.gather(*map(other.read, wanted))
         assert refused <= 1
-        source.close()
-        other.close()
+        await source.close()
+        await other.close()
+
+
+class Sockets:
+    """A host that bears so many connections, drops any more, and answers each on the loop's time.
+
+    ``behind`` follows every part, and belongs to none.
+    """
+
+    def __init__(self, most: int = 1000, behind: bytes = b"") -> None:
+        self.most, self.behind = most, behind
+        self.opened = self.open = self.refused = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        if self.open >= self.most:
+            self.refused += 1
+            writer.transport.abort()
+            return
+        self.open += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(0.002)
+                wanted = re.search(rb"(?i)range: bytes=(\d+)-(\d*)", head)
+                start = int(wanted[1]) if wanted else 0
+                end = min(int(wanted[2]) + 1, SIZE) if wanted and wanted[2] else SIZE
+                writer.write(
+                    b'HTTP/1.1 %d OK\r\nETag: "1"\r\nContent-Length: %d\r\n'
+                    b"Content-Range: bytes %d-%d/%d\r\n\r\n"
+                    % (206 if wanted else 200, end - start, start, end - 1, SIZE)
+                )
+                writer.write(CONTENT[start:end] + self.behind)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # The client has hung up.
+        finally:
+            self.open -= 1
+            writer.close()
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[tuple[GuardedClient, MediaLocation]]:
+        async with await asyncio.start_server(self.serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            client = GuardedClient([f"127.0.0.1:{port}"])
+            yield client, MediaLocation("mp4", f"http://127.0.0.1:{port}/v.mp4")
+            await client.close()
+            await wait_until(lambda: not self.open, "every connection is closed")
+
+
+async def test_a_host_that_limits_connections_gives_parts_and_whole_files(
+    scratch: LocalStorage,
+) -> None:
+    host = Sockets(most=6)
+    patience = Patience(first_wait_seconds=0.005, longest_wait_seconds=0.01)
+
+    async def parts() -> bool:
+        source = RangeSource(client, location, patience)
+        await source.read_head(100)
+        wanted = [ByteRange(start, 100) for start in range(100, 3300, 100)]
+        bodies = await asyncio.gather(*map(source.read, wanted))
+        await source.close()
+        return bodies == [CONTENT[each.start : each.end] for each in wanted]
+
+    async def whole_file(number: int) -> bool:
+        stem = f"audio/{number}_source.1"
+        fetched = await fetch_file(
+            client, location, scratch, stem, Reports(), max_bytes=MIB, patience=patience
+        )
+        return scratch.path_of(fetched.key).read_bytes() == CONTENT
+
+    async with host.answering() as (client, location):
+        together = [parts() for _ in range(4)] + [whole_file(number) for number in range(4)]
+        assert all(await asyncio.gather(*together))
+        assert host.refused
+        assert client.limits.of(location.url).most_of(100) <= 6
+
+
+@pytest.mark.parametrize("behind", [b"", b"HTTP/1.1 206 OK\r\n"])
+async def test_a_connection_on_which_more_came_is_not_asked_again(behind: bytes) -> None:
+    host = Sockets(behind=behind)
+    async with host.answering() as (client, location):
+        source = RangeSource(client, location, IMPATIENT)
+        for start in range(0, 5000, 1000):
+            assert await source.read(ByteRange(start, 50)) == CONTENT[start : start + 50]
+        await source.close()
+    assert host.opened == (5 if behind else 2)  # The first of all has its own.
 
 
 @pytest.mark.parametrize("refusal", [400, 404, 405, 410, 416])
@@ -345,6 +435,40 @@ async def test_a_source_that_goes_on_with_no_file_is_asked_for_the_whole_once_mo
     assert scratch.path_of(fetched.key).read_bytes() == CONTENT
     assert asked[0] is None
     assert asked[-1] is None
+
+
+WHOLE_RESTS: dict[str, tuple[Answer, bool]] = {
+    "everything": (lambda *_: whole(), False),
+    "everything of another": (lambda *_: whole(etag='"2"'), True),
+    "more than it tells": (
+        lambda _, start, end: part(0, SIZE, content_range=f"bytes {start}-{end - 1}/{SIZE}"),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_RESTS)
+async def test_what_goes_on_with_the_whole_file_is_passed_over_or_begun_anew(
+    scratch: LocalStorage, name: str
+) -> None:
+    rest, has_changed = WHOLE_RESTS[name]
+    asked: list[str | None] = []
+
+    async def answer(request: Request) -> Response:
+        asked.append(request.headers.get("range"))
+        if len(asked) == 1:  # Cut short: the length is more than what comes.
+            headers = {"etag": '"1"', "content-length": str(SIZE)}
+            return StreamingResponse(in_chunks(0, 5000), 200, headers)
+        return rest(request, *asked_of(request)) if asked[-1] else whole()
+
+    async with answering(answer) as (client, location):
+        fetched = await fetch_file(
+            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+        )
+    assert scratch.path_of(fetched.key).read_bytes() == CONTENT
+    assert fetched.has_changed is has_changed
+    assert asked == [None, "bytes=5000-", *([None] if has_changed else [])]
+    assert has_changed or fetched.fetched_bytes == SIZE + 5000
 
 
 async def test_a_part_that_was_not_asked_for_is_gone_on_with(scratch: LocalStorage) -> None:

@@ -85,7 +85,7 @@ async def fetch_audio(
         source.forget()
         raise RangesRefused("source_changed") from None
     finally:
-        source.close()
+        await source.close()
 
 
 async def _fetch_into(

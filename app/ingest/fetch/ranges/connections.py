@@ -46,6 +46,7 @@ class RangeConnections:
     def __init__(self, client: GuardedClient, location: MediaLocation) -> None:
         self._client = client
         self._url = location.url
+        self._limit = client.limits.of(location.url)
         self._head = _request_head(location, client.headers)
         self._idle: list[Connection] = []
         self._is_closed = False
@@ -72,21 +73,33 @@ class RangeConnections:
         """Abort every connection at once; those under way are, when their requests end."""
         self._is_closed = True
         while self._idle:
-            _abort(self._idle.pop())
+            connection = self._idle.pop()
+            self._limit.take(connection[1].transport)
+            _abort(connection)
 
     async def _exchange(self, request: bytes, most: int, idle: asyncio.Timeout) -> RangeAnswer:
         """Ask over an idle connection, and over a new one where that was closed meanwhile."""
         while self._idle:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                return await self._ask(self._idle.pop(), request, most, idle)
+            connection = self._idle.pop()
+            if self._limit.take(connection[1].transport):
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    return await self._ask(connection, request, most, idle, is_new=False)
         return await self._ask(await self._client.connect(self._url), request, most, idle)
 
     async def _ask(
-        self, connection: Connection, request: bytes, most: int, idle: asyncio.Timeout
+        self,
+        connection: Connection,
+        request: bytes,
+        most: int,
+        idle: asyncio.Timeout,
+        *,
+        is_new: bool = True,
     ) -> RangeAnswer:
         reader, writer = connection
         reusable = False
         try:
+            if not is_new and await _has_more(reader):
+                raise ConnectionResetError("more than the last answer came")
             sent = time.monotonic()
             writer.write(request)
             status, headers = await _read_head(reader)
@@ -101,7 +114,7 @@ class RangeConnections:
             reusable = "close" not in headers.get("connection", "").lower()
             return RangeAnswer(status, headers, body, first_seconds)
         finally:
-            if reusable and not self._is_closed:
+            if reusable and not self._is_closed and self._limit.keep(writer.transport):
                 self._idle.append(connection)
             else:
                 _abort(connection)
@@ -164,6 +177,15 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
             return status, headers
     raise BadHead("interim answers without end")
+
+
+async def _has_more(reader: asyncio.StreamReader) -> bool:
+    """Whether more than the last answer has come, or the end: the next answer would begin there."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await reader.read(1)
+            return True
+    return False
 
 
 def _abort(connection: Connection) -> None:

@@ -134,10 +134,11 @@ class RangeSource:
             body += more
         return body
 
-    def close(self) -> None:
-        """Abort every connection."""
+    async def close(self) -> None:
+        """Abort every connection; the loop has let go of all of them afterwards."""
         for connections in self._all_connections:
             connections.close()
+        await asyncio.sleep(0)
 
     async def _read_once(self, wanted: ByteRange) -> bytes:
         """Ask once, and again where that may help: not a source that has said nothing yet."""
@@ -180,19 +181,20 @@ class RangeSource:
             async with self._client.stream(
                 "GET",
                 self.location.url,
-                headers={"Range": wanted.header},
+                # Later ones go by connections of their own, beside which this one would count.
+                headers={"Range": wanted.header, "Connection": "close"},
                 cookie_header=self.location.cookie_header,
                 tolerate=(416,),
             ) as response:
                 # Half of it was the connection's handshake.
                 first_seconds = (time.monotonic() - sent) / 2
-                version = self._version_of(response, wanted)
+                version, told_bytes = self._version_of(response, wanted)
                 self.size_bytes = version.size_bytes
                 async for chunk in response.aiter_raw():
                     body += chunk
                     self._streamed_bytes += len(chunk)
-                    if len(body) > wanted.length:
-                        raise RangesRefused("more_than_asked")
+                    if len(body) > told_bytes:
+                        raise RangesRefused("more_than_told")
         except IngestFailed as error:
             if not (error.transient and body):
                 raise
@@ -202,8 +204,10 @@ class RangeSource:
         self._go_to(version)
         return bytes(body), first_seconds, first_seconds
 
-    def _version_of(self, response: httpx.Response, wanted: ByteRange) -> FileVersion:
-        """Return the version that a first answer is of, and where it came from in the end."""
+    def _version_of(self, response: httpx.Response, wanted: ByteRange) -> tuple[FileVersion, int]:
+        """Return the version that a first answer is of, with where it came from in the end, and how
+        many bytes it says that it has.
+        """
         if response.status_code == 416:
             raise RangesRefused("empty_file")
         sent = content_range(response.headers)
@@ -215,9 +219,8 @@ class RangeSource:
         if validator is None:
             raise RangesRefused("no_validator")
         url, cookie = str(response.url), cookie_of(response)
-        return FileVersion(
-            replace(self.location, url=url, cookie_header=cookie), sent.size_bytes, validator
-        )
+        location = replace(self.location, url=url, cookie_header=cookie)
+        return FileVersion(location, sent.size_bytes, validator), sent.end - sent.start
 
     def _go_to(self, version: FileVersion) -> None:
         """Ask for parts where the redirects led, so that not every one goes the whole way again."""
