@@ -171,8 +171,8 @@ async def from_first_medium(
                 return await get(location)
             except IngestFailed as error:
                 if error.transient and not is_last_attempt:
-                    begun = await begun_source(scratch, stem)
-                    has_part = begun is not None and is_of(begun, location.url)
+                    left = await begun_source(scratch, stem)
+                    has_part = left is not None and is_of(left, location.url)
                     if has_part or not lecture.failed_attempts:
                         raise
                 log.info("medium_failed", kind=location.kind, reason=error.failure.value)
