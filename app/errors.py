@@ -1,6 +1,6 @@
 """Domain errors: a stable code, typed fields, and a message that a person can act on.
 
-Services raise them; `schema/error_types.py` turns each into its union member or its
+Services raise them; `schema/kernel/errors.py` turns each into its union member or its
 ``extensions.code``.  No message carries a path, a host address, SQL or a class name.
 """
 

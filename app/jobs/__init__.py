@@ -1,1 +1,1 @@
-"""arq: worker, doorbell, tasks, sweeper.  The only place that imports arq."""
+"""Running claimed work, and the doorbell that tells of it.  The only place that imports arq."""

@@ -60,7 +60,7 @@ async def fetch_file(
 ) -> FetchedFile:
     """Store the file under ``{key_stem}.mp4``; what came before an error may stay (`open_part`).
 
-    Goes on with what an attempt before left under the stem (`part_file.hand_over`), else with
+    Goes on with what an attempt before left under the stem (`part.hand_over`), else with
     ``begun``.  Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED
     (transient) where the source keeps ending before its own Content-Length.
     """
