@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from app.errors import DomainError, RateLimited, StorageFull
+from app.errors import DomainError, RateLimited, StorageFull, Unauthenticated
 from app.http.graphql.negotiation import ResponseType, response_type
 
 _log = structlog.get_logger(__name__)
@@ -74,12 +74,14 @@ def domain_error_response(scope: Scope, error: DomainError) -> Response:
     if error.code not in _STATUS:
         _log.error("request.failed", code=error.code, exc_info=error)
         return internal_error_response(scope)
-    headers = {}
+    return error_response(scope, error.code, error.message, headers=error_headers(error))
+
+
+def error_headers(error: DomainError) -> dict[str, str]:
+    """Return what the error says to programs that read no body."""
     if isinstance(error, RateLimited):
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    if error.code == "UNAUTHENTICATED":
-        headers["WWW-Authenticate"] = "Bearer"
-    return error_response(scope, error.code, error.message, headers=headers)
+        return {"Retry-After": str(error.retry_after_seconds)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
 
 
 def refusal(scope: Scope, error: DomainError) -> Response:

@@ -6,7 +6,7 @@ refused operation is 400 under ``application/graphql-response+json`` and 200 und
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -28,6 +28,7 @@ from app.errors import (
     Unauthenticated,
 )
 from app.http.edge.authentication import Verifier, carries_operation
+from app.http.edge.errors import error_headers
 from app.http.edge.user_connections import UserConnections
 from app.http.graphiql.page import CONTENT_SECURITY_POLICY
 from app.http.graphql.event_stream import send_event_stream
@@ -51,6 +52,7 @@ from app.settings import Settings
 
 MAX_JSON_BYTES = 1024 * 1024
 
+_METHODS = "GET, POST"
 _FORM = "multipart/form-data"
 # As clients spell UTF-8, and what is a part of it.
 _UTF_8 = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
@@ -118,7 +120,7 @@ class GraphQLEndpoint:
     def _without_operation(self, scope: Scope) -> Response:
         """Return GraphiQL to browsers, and to everyone else what there is instead."""
         page = self._graphiql_page
-        allow = {"Allow": "GET, POST"}
+        allow = {"Allow": _METHODS}
         if scope["method"] == "OPTIONS":
             return Response(status_code=204, headers=allow)
         wants_page = accepts_html(Headers(scope=scope).get("accept", ""))
@@ -231,15 +233,19 @@ class _Exchange:
     async def _answer(self, answer: Answer) -> None:
         strict = self._response_type() is ResponseType.GRAPHQL
         status = 400 if strict and answer.refused else 200
-        await self._respond(507 if answer.storage_full else status, answer.body)
+        await self._respond(507 if answer.storage_full else status, answer.body, {})
 
     async def _refuse(self, error: DomainError) -> None:
-        """Answer to a request that is not well-formed."""
-        await self._respond(
-            _status_of(error), {"errors": [format_exception(error, self._request_id)]}
-        )
+        """Answer to a request that is not well-formed, or that is one too many."""
+        status, headers = _status_of(error), error_headers(error)
+        if status == 405:
+            headers["Allow"] = _METHODS
+        body = {"errors": [format_exception(error, self._request_id)]}
+        await self._respond(status, body, headers)
 
-    async def _respond(self, status: int, body: dict[str, Any]) -> None:
+    async def _respond(
+        self, status: int, body: dict[str, Any], own_headers: Mapping[str, str]
+    ) -> None:
         """Send the whole response, then take in what is left of an unread body."""
         content = orjson.dumps(body)
         media_type = self._response_type()
@@ -250,9 +256,8 @@ class _Exchange:
             (b"content-length", str(len(content)).encode()),
             (b"cache-control", b"no-store"),
             *quota_headers(self._usages),
+            *((name.lower().encode(), value.encode()) for name, value in own_headers.items()),
         ]
-        if status == 405:
-            headers.append((b"allow", b"POST"))
         if not self._body.complete:
             headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

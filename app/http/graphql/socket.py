@@ -2,8 +2,8 @@
 
 https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md.  Added to it: a ``ping`` whose
 payload has an ``Authorization`` renews the session, and a session that ran out is closed with 4403,
-after which clients connect again with a fresh token.  4429 also says that this user has 100
-connections to this process already: graphql-ws reports it and does not try again by itself.
+after which clients connect again with a fresh token.  1013 says that this user has 100 connections
+to this process already: clients try again later, which they would not after 4429.
 """
 
 import asyncio
@@ -67,17 +67,16 @@ class GraphQLSocket:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the socket until either side ends it; no operation outlives it."""
         self._socket = WebSocket(scope, receive, send)
-        self._counted = ExitStack()
-        try:
-            await self._accept()
-            await self._read()
-        except _Closed as closing:
-            await self._close(closing)
-        except WebSocketDisconnect:
-            pass  # by the client, or by the server with 1012 as it stops
-        finally:
-            await self._cancel(*self._operations.values())
-            self._counted.close()
+        with ExitStack() as self._counted:
+            try:
+                await self._accept()
+                await self._read()
+            except _Closed as closing:
+                await self._close(closing)
+            except WebSocketDisconnect:
+                pass  # by the client, or by the server with 1012 as it stops
+            finally:
+                await self._cancel(*self._operations.values())
 
     async def _accept(self) -> None:
         offered = SUBPROTOCOL in self._socket.scope.get("subprotocols", [])
@@ -149,7 +148,7 @@ class GraphQLSocket:
         try:
             self._counted.enter_context(self._connections.counting(viewer.id))
         except RateLimited:
-            raise _Closed(4429, "Too many connections of this user") from None
+            raise _Closed(1013, "Too many connections of this user") from None
         self._begin_session(viewer)
         await self._send({"type": "connection_ack"})
 

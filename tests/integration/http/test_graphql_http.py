@@ -273,6 +273,7 @@ async def test_a_url_runs_nothing_but_good_queries(
     response = await edge.http.get("/graphql", params=parameters, headers={"Accept": GRAPHQL})
 
     assert (response.status_code, _code(response.json())) == (status, code)
+    assert response.headers.get("allow") == ("GET, POST" if status == 405 else None)
     assert edge.record.mutations == []
     assert edge.record.started == []
 
