@@ -109,7 +109,6 @@ class _CrossOriginMiddleware(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer the preflight."""
         response = super().preflight_response(request_headers)
-        response.headers.add_vary_header("Access-Control-Request-Headers")
         if not self.is_allowed_origin(request_headers["origin"]):
             del response.headers["Access-Control-Allow-Headers"]
         return response
