@@ -44,7 +44,7 @@ class PersistedDocuments:
     """Finds the document that a request means.
 
     ``known`` are the deployment's own, by any id; with ``only_known`` nothing else runs.  Others
-    are remembered in Redis: the 2,000 newest of up to 16 KiB, each for a week after its last use.
+    are remembered in Redis: the 2,000 used last, of up to 16 KiB, each for a week after that use.
     Without Redis their hashes are unknown, and clients send the documents.
     """
 
@@ -112,6 +112,7 @@ class PersistedDocuments:
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.set(_PREFIX + document_id, text, ex=_LIFETIME_SECONDS)
             pipeline.zadd(_INDEX, {document_id: time.time()})
+            pipeline.expire(_INDEX, _LIFETIME_SECONDS)
             pipeline.zcard(_INDEX)
             count = (await pipeline.execute())[-1]
         if count > _MAX_REMEMBERED:
@@ -121,10 +122,12 @@ class PersistedDocuments:
     async def _recall(self, document_id: str) -> str | None:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                text: str | None = await self._redis.getex(
-                    _PREFIX + document_id, ex=_LIFETIME_SECONDS
-                )
-                return text
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    pipeline.getex(_PREFIX + document_id, ex=_LIFETIME_SECONDS)
+                    pipeline.zadd(_INDEX, {document_id: time.time()}, xx=True)
+                    pipeline.expire(_INDEX, _LIFETIME_SECONDS)
+                    text: str | None = (await pipeline.execute())[0]
+                    return text
         except (RedisError, OSError) as error:
             _log.warning("document.not_looked_up", reason=type(error).__name__)
             return None
