@@ -23,9 +23,9 @@ from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 from app.schema.kernel.limits import MAX_TOKENS, LimitExceeded, check_limits, has_too_many_tokens
 
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
-# Longer texts (comments and strings have no limit of their own) are checked anew each time, so
-# that one of them does not drive out all others.
-_MAX_REMEMBERED_CHARACTERS = 8 * 1024
+# What weighs more (comments and strings have no limit of their own) is checked anew each time, so
+# that a few of them do not drive out all others.
+_LARGEST_SHARE = 1 / 16
 # A token with its nodes, their places and its text, where each is a field: 560 to 620 bytes with
 # CPython 3.11 (tracemalloc), and 330 in most other documents.  A character is in the text, in its
 # token and in CPython's copy as UTF-8, in 4 bytes each at most.
@@ -63,13 +63,13 @@ class DocumentChecker:
             self._remembered.move_to_end(text)
             return self._remembered[text][0]
         document = self._check(text)
-        if len(text) <= _MAX_REMEMBERED_CHARACTERS:
-            self._remember(text, document)
+        weight = _weigh(text, document)
+        if weight <= MAX_REMEMBERED_BYTES * _LARGEST_SHARE:
+            self._remember(text, document, weight)
         return document
 
-    def _remember(self, text: str, document: DocumentNode) -> None:
+    def _remember(self, text: str, document: DocumentNode, weight: int) -> None:
         """Keep the document, and forget those that were used least of late for it."""
-        weight = _weigh(text, document)
         self._remembered[text] = document, weight
         self._remembered_bytes += weight
         while self._remembered_bytes > MAX_REMEMBERED_BYTES:
