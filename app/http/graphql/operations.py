@@ -35,6 +35,7 @@ from app.schema.kernel.error_format import (
     format_exception,
     root_cause,
 )
+from app.schema.kernel.limits import MAX_VARIABLE_VALUES, has_too_many_values
 from app.schema.kernel.operations import DocumentChecker, DocumentRefused
 
 
@@ -107,6 +108,8 @@ class OperationRunner:
     async def prepare(self, request: GraphQLRequest, request_id: str) -> Operation:
         """Return the operation that the request names, or raise `OperationRefused`."""
         try:
+            if has_too_many_values(request.variables or {}):
+                raise BadUserInput(f"The variables hold more than {MAX_VARIABLE_VALUES} values.")
             text = await self._documents.find(request.query, request.document_id)
             document = self._checker.check(text)
         except DocumentRefused as refusal:

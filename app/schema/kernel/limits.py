@@ -7,6 +7,7 @@ doubles at each level nor a cycle makes the check slow.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -50,6 +51,9 @@ MAX_REPEATS = 100
 MAX_LIST_COST = 20_000
 """Fields of an answer, each list's counted as often as its page is long."""
 
+MAX_VARIABLE_VALUES = 10_000
+"""In all variables together, lists and objects included: each may cost an error of its own."""
+
 OPERATIONS_PER_SOCKET = 20
 """Subscriptions that one socket runs at once."""
 
@@ -62,8 +66,8 @@ _INTROSPECTION_ROOTS = frozenset({"__schema", "__type"})
 
 
 def schema_config() -> StrawberryConfig:
-    """Return the schema's configuration: our scalars, and no suggestions in error messages."""
-    return StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True)
+    """Return the schema's configuration: our scalars."""
+    return StrawberryConfig(scalar_map=SCALARS)
 
 
 class LimitExceeded(GraphQLError):
@@ -81,6 +85,20 @@ def has_too_many_tokens(text: str) -> bool:
         count += 1
         if count > MAX_TOKENS:
             return True
+    return False
+
+
+def has_too_many_values(variables: dict[str, Any]) -> bool:
+    """Whether the variables hold more than MAX_VARIABLE_VALUES; looks at no more than that."""
+    count = 0
+    waiting: list[Any] = [variables]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            count += len(value)
+            if count > MAX_VARIABLE_VALUES:
+                return True
+            waiting.extend(value.values() if isinstance(value, dict) else value)
     return False
 
 

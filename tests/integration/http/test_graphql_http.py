@@ -221,6 +221,25 @@ async def test_a_body_just_below_the_limit_passes(edge: Edge) -> None:
     assert response.json() == {"data": {"hello": "hello world"}}
 
 
+@pytest.mark.parametrize(
+    ("value", "passes"),
+    [
+        ([[0] * 4999, [0] * 4998], True),  # with the two lists and the variable: 10,000
+        ([[0] * 4999, [0] * 4999], False),
+        ({str(number): 1 for number in range(60_000)}, False),
+        ([{"a": {"b": []}}] * 4000, False),
+    ],
+    ids=["just enough", "one more", "unknown keys", "nested"],
+)
+async def test_variables_hold_ten_thousand_values(edge: Edge, value: object, passes: bool) -> None:
+    query = "mutation($n: String!) { note(text: $n) }"
+    body = (await edge.post(query, variables={"n": value})).json()
+
+    assert _code(body) == "BAD_USER_INPUT"
+    assert ("values" in body["errors"][0]["message"]) is not passes
+    assert edge.record.mutations == []
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH"])
 async def test_other_methods_are_405(edge: Edge, method: str) -> None:
     path = "/graphql" if method == "GET" else "/graphql?query={hello}"
