@@ -89,9 +89,16 @@ class Unauthenticated(DomainError):
 
 
 class BadUserInput(DomainError):
-    """An argument that no union has a member for: a malformed id, cursor or page size."""
+    """An argument that no union has a member for: a malformed id, cursor or page size.
+
+    ``path`` names the argument, and the place in it, as ``("ids", 2)``; empty where there is none.
+    """
 
     code = "BAD_USER_INPUT"
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class PayloadTooLarge(DomainError):

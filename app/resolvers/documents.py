@@ -25,7 +25,7 @@ from app.schema.documents import (
     UploadDocumentResult,
 )
 from app.schema.kernel.errors import NotFoundError
-from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import (
     After,
     First,
@@ -116,7 +116,7 @@ class DocumentMutations:
     )
     async def unlink_documents(self, info: Info, ids: Ids) -> UnlinkDocumentsResult:
         """Remove the viewer's own links."""
-        backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
+        backends, wanted = info.context.app.backends, parse_uuids(ids)
         removals = await remove.unlink_documents(
             backends.work, backends.storage, info.context.viewer, wanted
         )

@@ -10,7 +10,7 @@ from app import domain
 from app.errors import NotFound
 from app.resolvers.info import Ids, Info, Input, OfCourse, counter
 from app.schema.kernel.errors import NotFoundError
-from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import (
     After,
     First,
@@ -158,7 +158,7 @@ class LectureMutations:
     )
     async def unlink_lectures(self, info: Info, ids: Ids) -> UnlinkLecturesResult:
         """Remove the viewer's own links."""
-        backends, wanted = info.context.app.backends, [parse_uuid(text) for text in ids]
+        backends, wanted = info.context.app.backends, parse_uuids(ids)
         removals = await remove.unlink_lectures(
             backends.work, backends.storage, backends.scratch, info.context.viewer, wanted
         )

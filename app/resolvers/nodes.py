@@ -9,7 +9,7 @@ from app.errors import BadUserInput
 from app.resolvers.documents import document_shape
 from app.resolvers.info import Info
 from app.schema.courses import Course
-from app.schema.kernel.scalars import parse_uuid
+from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import ItemId, Node
 from app.schema.lectures import Lecture
 from app.services.courses.read import get_courses
@@ -38,8 +38,8 @@ class NodeQueries:
     ) -> list[Node | None]:
         """Return whatever the viewer may see under these ids, in their order."""
         if not 1 <= len(ids) <= MAX_PAGE_SIZE:
-            raise BadUserInput(f"`ids` must be 1 to {MAX_PAGE_SIZE} ids.")
-        return await _find(info, [parse_uuid(text) for text in ids])
+            raise BadUserInput(f"`ids` must be 1 to {MAX_PAGE_SIZE} ids.", "ids")
+        return await _find(info, parse_uuids(ids))
 
 
 async def _find(info: Info, ids: list[UUID]) -> list[Node | None]:

@@ -56,7 +56,8 @@ def _signed_file(
 ) -> SignedLink:
     ttl = DEFAULT_LINK_SECONDS if ttl_seconds is None else ttl_seconds
     if not MIN_LINK_SECONDS <= ttl <= MAX_LINK_SECONDS:
-        raise BadUserInput(f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}.")
+        message = f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}."
+        raise BadUserInput(message, "ttlSeconds")
     query, expires_at = root.sign(UUID(root.id), ttl)
     url = f"{root.file_url}?{query}{'&download=1' if download else ''}"
     return SignedLink(url=url, expires_at=datetime.fromtimestamp(expires_at, UTC))

@@ -201,3 +201,27 @@ async def test_unlinks_in_opposite_orders_wait_for_no_ring(
         mine, others = (answers[0]["results"], answers[1]["results"][::-1])
         pairs = zip(mine, others, strict=True)
         assert all(one["deleted"] != other["deleted"] for one, other in pairs)
+
+
+async def test_each_refused_argument_is_named(ada: Client) -> None:
+    nodes = "query ($these: [ID!]!) { nodes(ids: $these) { id } }"
+    mutation = "mutation ($one: ID!) { retryLectureDownload(id: $one) { __typename } }"
+    for query, variables, path in (
+        ('{ lecture(id: "nope") { id } }', {}, ["id"]),
+        ("query ($one: ID!) { document(id: $one) { id } }", {"one": "nope"}, ["one"]),
+        (mutation, {"one": "nope"}, ["one"]),
+        (nodes, {"these": [str(uuid4()), "nope"]}, ["these", 1]),
+        (nodes, {"these": []}, ["these"]),
+        ('{ lectures(courseId: "no") { totalCount } }', {}, ["courseId"]),
+        ("query ($n: Int) { lectures(first: $n) { totalCount } }", {"n": 0}, ["n"]),
+        ('{ documents(after: "nope") { totalCount } }', {}, ["after"]),
+        (
+            "query ($text: String) { courses(search: $text) { totalCount } }",
+            {"text": "a " * 9},
+            ["text"],
+        ),
+    ):
+        (error,) = (await ada.answer(query, variables))["errors"]
+        assert error["extensions"]["code"] == "BAD_USER_INPUT"
+        (problem,) = error["extensions"]["problems"]
+        assert (problem["path"], problem["message"]) == (path, error["message"])

@@ -4,9 +4,8 @@ Strawberry builds the schema; its own `Schema.execute` and `Schema.stream` are n
 parse and validate inside extension hooks, where an error of the document ends a whole socket.
 """
 
-from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,13 +14,9 @@ import strawberry
 from graphql import (
     DocumentNode,
     ExecutionResult,
-    GraphQLError,
-    GraphQLInputType,
     OperationDefinitionNode,
     OperationType,
-    VariableDefinitionNode,
 )
-from graphql.utilities import validate_input_value
 from strawberry.execution import optimized_is_awaitable
 from strawberry.utils.await_maybe import await_maybe
 
@@ -37,6 +32,7 @@ from app.schema.kernel.error_format import (
 )
 from app.schema.kernel.limits import MAX_VARIABLE_VALUES, has_too_many_values
 from app.schema.kernel.operations import DocumentChecker, DocumentRefused
+from app.schema.kernel.problems import name_problems_of_variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +166,8 @@ class OperationRunner:
             yield Answer({"errors": [format_exception(error, request_id)]}, refused=True)
 
     def _name_problems(self, operation: Operation, result: ExecutionResult) -> None:
-        """Tell each error of a variable where its problem is: graphql-core puts it into prose."""
-        unnamed = deque(error for error in result.errors or () if _is_of_variable(error))
         given = operation.request.variables or {}
-        for definition in operation.definition.variable_definitions or ():
-            name = definition.variable.name.value
-            kind = cast(GraphQLInputType, graphql.type_from_ast(self._schema, definition.type))
-            value = given.get(name, graphql.Undefined)
-            if value is graphql.Undefined and definition.default_value:
-                continue
-            # In the order in which the errors came, and no further: they are limited in number.
-            for path, message in _problems(value, kind, len(unnamed)):
-                problem = {"path": [name, *path], "message": message}
-                unnamed.popleft().extensions = {"problems": [problem]}
+        name_problems_of_variables(self._schema, operation.definition, given, result.errors or ())
 
     def _arguments(self, operation: Operation, context: object) -> dict[str, Any]:
         return {
@@ -195,32 +180,6 @@ class OperationRunner:
             "operation_extensions": None,
             "hide_suggestions": self._hide_suggestions,
         }
-
-
-class _Enough(Exception):
-    """Nobody asks for more."""
-
-
-def _problems(value: Any, kind: GraphQLInputType, limit: int) -> list[tuple[list[str | int], str]]:
-    """Return the first problems of an input value, each with its path."""
-    found: list[tuple[list[str | int], str]] = []
-    if limit == 0:
-        return found
-
-    def note(error: GraphQLError, path: list[str | int]) -> None:
-        found.append((path, error.message))
-        if len(found) == limit:
-            raise _Enough
-
-    with suppress(_Enough):
-        validate_input_value(value, kind, note, hide_suggestions=True)
-    return found
-
-
-def _is_of_variable(error: GraphQLError) -> bool:
-    return error.path is None and any(
-        isinstance(node, VariableDefinitionNode) for node in error.nodes or ()
-    )
 
 
 def _count(operation: Operation, *, failed: bool) -> None:

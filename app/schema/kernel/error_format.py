@@ -10,7 +10,8 @@ from typing import Any
 import structlog
 from graphql import FieldNode, GraphQLError, GraphQLSyntaxError
 
-from app.errors import DomainError, RateLimited, StorageFull
+from app.errors import BadUserInput, DomainError, RateLimited, StorageFull
+from app.schema.kernel.problems import problem_of_argument
 
 BAD_USER_INPUT = "BAD_USER_INPUT"
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
@@ -64,7 +65,10 @@ def _format(error: GraphQLError, request_id: str, default_code: str) -> dict[str
         extensions["requestId"] = request_id
         path = ".".join(map(str, error.path or ()))
         _log.error("graphql_error", request_id=request_id, path=path, exc_info=cause or error)
-    if problems := (error.extensions or {}).get("problems"):
+    problems = (error.extensions or {}).get("problems")
+    if isinstance(cause, BadUserInput) and cause.path:
+        problems = [problem_of_argument(error, cause)]
+    if problems:
         extensions["problems"] = [
             problem | {"message": problem["message"][:_MAX_MESSAGE_CHARACTERS]}
             for problem in problems

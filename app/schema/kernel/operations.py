@@ -13,6 +13,7 @@ from graphql import (
     GraphQLSchema,
     GraphQLSyntaxError,
     NoSchemaIntrospectionCustomRule,
+    ValuesOfCorrectTypeRule,
     parse,
     specified_rules,
     validate,
@@ -21,6 +22,7 @@ from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRul
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from app.schema.kernel.limits import MAX_TOKENS, LimitExceeded, check_limits, has_too_many_tokens
+from app.schema.kernel.problems import NamedValuesRule
 
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
 # What weighs more (comments and strings have no limit of their own) is checked anew each time, so
@@ -51,7 +53,10 @@ class DocumentChecker:
         self._schema = schema
         own_rules = (MaybeNullValidationRule, OneOfInputValidationRule)
         no_introspection = () if introspection else (NoSchemaIntrospectionCustomRule,)
-        self._rules = (*specified_rules, *own_rules, *no_introspection)
+        standard_rules = [
+            NamedValuesRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
+        ]
+        self._rules = (*standard_rules, *own_rules, *no_introspection)
         # Suggestions tell names of the schema, one guess at a time.
         self._hide_suggestions = not introspection
         self._remembered: OrderedDict[str, tuple[DocumentNode, int]] = OrderedDict()

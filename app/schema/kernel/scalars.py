@@ -6,7 +6,7 @@ as a literal or as a variable.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NewType, NoReturn
 from uuid import UUID
@@ -29,11 +29,20 @@ _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IG
 _MAX_BIG_INT = 2**63 - 1
 
 
-def parse_uuid(text: str) -> UUID:
-    """Return the UUID of its canonical text form, in either case, or raise `BadUserInput`."""
+def parse_uuid(text: str, *path: str | int) -> UUID:
+    """Return the UUID of its canonical text form, in either case, or raise `BadUserInput`.
+
+    ``path`` names the argument that it is of: ``id`` where it is left out.
+    """
     if not _CANONICAL_UUID.fullmatch(text):
-        raise BadUserInput("An id must be a UUID such as 123e4567-e89b-42d3-a456-426614174000.")
+        message = "An id must be a UUID such as 123e4567-e89b-42d3-a456-426614174000."
+        raise BadUserInput(message, *(path or ("id",)))
     return UUID(text)
+
+
+def parse_uuids(texts: Sequence[str]) -> list[UUID]:
+    """Return the UUIDs of the argument ``ids``, or raise `BadUserInput`."""
+    return [parse_uuid(text, "ids", index) for index, text in enumerate(texts)]
 
 
 def _refuse(message: str) -> NoReturn:

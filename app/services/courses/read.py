@@ -71,8 +71,9 @@ def _matching(viewer: Viewer, search: str | None) -> ColumnElement[bool]:
 def _words(search: str) -> list[str]:
     """Return what to look for; each word is three comparisons a row, so there may be few."""
     if len(search) > MAX_SEARCH_CHARACTERS or not is_storable(search):
-        raise BadUserInput(f"`search` must be text of at most {MAX_SEARCH_CHARACTERS} characters.")
+        message = f"`search` must be text of at most {MAX_SEARCH_CHARACTERS} characters."
+        raise BadUserInput(message, "search")
     words = search.split()
     if len(words) > MAX_SEARCH_WORDS:
-        raise BadUserInput(f"`search` must be at most {MAX_SEARCH_WORDS} words.")
+        raise BadUserInput(f"`search` must be at most {MAX_SEARCH_WORDS} words.", "search")
     return words

@@ -61,7 +61,7 @@ def page_size(first: int | None) -> int:
     """Return the page size, or raise `BadUserInput` outside 1 to 100."""
     size = DEFAULT_PAGE_SIZE if first is None else first
     if not 1 <= size <= MAX_PAGE_SIZE:
-        raise BadUserInput(f"`first` must be from 1 to {MAX_PAGE_SIZE}.")
+        raise BadUserInput(f"`first` must be from 1 to {MAX_PAGE_SIZE}.", "first")
     return size
 
 
@@ -80,10 +80,10 @@ def decode_time(cursor: str | None) -> TimeKey | None:
     try:
         at = datetime.fromisoformat(position)
         if at.tzinfo is None:
-            raise BadUserInput(_BAD_CURSOR)
+            raise BadUserInput(_BAD_CURSOR, "after")
         return TimeKey(at.astimezone(UTC), row_id)
     except (ValueError, OverflowError):
-        raise BadUserInput(_BAD_CURSOR) from None
+        raise BadUserInput(_BAD_CURSOR, "after") from None
 
 
 def decode_code(cursor: str | None) -> CodeKey | None:
@@ -92,7 +92,7 @@ def decode_code(cursor: str | None) -> CodeKey | None:
         return None
     code, row_id = _decode(cursor)
     if "\x00" in code:
-        raise BadUserInput(_BAD_CURSOR)
+        raise BadUserInput(_BAD_CURSOR, "after")
     return CodeKey(code, row_id)
 
 
@@ -102,16 +102,16 @@ _BAD_CURSOR = "`after` is not a cursor of this list."
 
 def _decode(cursor: str) -> tuple[str, UUID]:
     if len(cursor) > _MAX_CURSOR_CHARACTERS:
-        raise BadUserInput(_BAD_CURSOR)
+        raise BadUserInput(_BAD_CURSOR, "after")
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         position, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         if not isinstance(position, str):
-            raise BadUserInput(_BAD_CURSOR)
+            raise BadUserInput(_BAD_CURSOR, "after")
         position.encode()
         return position, UUID(hex=row_id)
     except (ValueError, TypeError, AttributeError, binascii.Error, RecursionError):
-        raise BadUserInput(_BAD_CURSOR) from None
+        raise BadUserInput(_BAD_CURSOR, "after") from None
 
 
 def make_page(

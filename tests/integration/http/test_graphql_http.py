@@ -314,7 +314,12 @@ async def test_a_subscription_in_a_url_is_a_stream_where_that_is_accepted(edge: 
         (
             "mutation($i: UploadInput!, $n: String!) { upload(input: $i) note(text: $n) }",
             {"i": {"label": 1, "file": "x", "more": 2}},
-            [["i", "label"], ["i", "file"], ["i"], ["n"]],
+            [["i", "label"], ["i", "file"], ["i", "more"], ["n"]],
+        ),
+        (
+            "mutation($i: UploadInput!) { upload(input: $i) }",
+            {"i": {"label": "x"}},
+            [["i", "file"]],
         ),
         ('query($n: String = "x") { hello(name: $n) }', {"n": ["y"]}, [["n"]]),
         ("query($n: String, $m: String) { hello(name: $n) a: hello(name: $m) }", {"m": 1}, [["m"]]),
@@ -330,6 +335,30 @@ async def test_each_error_of_a_variable_tells_where_its_problem_is(
     for error, problem in zip(body["errors"], told, strict=True):
         assert problem["message"]
         assert problem["message"] in error["message"]
+    assert edge.record.mutations == []
+
+
+@pytest.mark.parametrize(
+    ("query", "problems"),
+    [
+        ('{ item(id: "no") { id } }', [["id"]]),
+        ("{ a: item(id: 1) { id } b: hello(name: 2) }", [["id"], ["name"]]),
+        ("query($n: String = 1) { hello(name: $n) }", [["n"]]),
+        (
+            "mutation { upload(input: {label: 1, more: 2}) }",
+            [["input", "label"], ["input", "file"], ["input", "more"]],
+        ),
+        ("mutation { upload(input: []) }", [["input"]]),
+    ],
+)
+async def test_each_error_of_a_value_in_the_document_tells_so_too(
+    edge: Edge, query: str, problems: list[list[object]]
+) -> None:
+    errors = (await edge.post(query)).json()["errors"]
+
+    told = [problem for error in errors for problem in error["extensions"].get("problems", ())]
+    assert sorted(problem["path"] for problem in told) == sorted(problems)
+    assert all(problem["message"] in {error["message"] for error in errors} for problem in told)
     assert edge.record.mutations == []
 
 
