@@ -12,7 +12,7 @@ from app.backends import CLOSE_SECONDS, Backends, closing_in_time, open_backends
 from app.cancellation import ended
 from app.db.engine import make_engine, make_sessions
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.pdf import count_pages
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sources.ytdlp.source import require_known
@@ -37,7 +37,7 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 
-def make_handlers(backends: Backends, downloader: PanoptoDownloader) -> list[JobHandler]:
+def make_handlers(backends: Backends, downloader: MediaDownloader) -> list[JobHandler]:
     """Return a handler for every kind of job."""
     settings = backends.settings
     pipeline = AudioPipeline(
@@ -61,7 +61,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     async with closing_in_time(CLOSE_SECONDS) as stack:
         await require_known(settings.sources)
         backends = await stack.enter_async_context(open_backends(settings))
-        downloader = PanoptoDownloader.from_settings(settings)
+        downloader = MediaDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)
         lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
         sessions = await _own_sessions(stack, settings)

@@ -14,7 +14,7 @@ from typing import Any
 import av
 
 from app.embedded.panopto import PanoptoSimulator, Recording
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.hls import FetchedStream, fetch_stream
 from app.ingest.fetch.part import FetchedFile, hand_over
 from app.ingest.fetch.ranges.audio import AudioOptions, fetch_audio
@@ -67,7 +67,7 @@ class Attempts:
         return await fetch_audio(source, self.scratch, stem, self.reports, AudioOptions(64 * MIB))
 
     async def get(
-        self, downloader: PanoptoDownloader, *media: MediaLocation, failed_attempts: int = 0
+        self, downloader: MediaDownloader, *media: MediaLocation, failed_attempts: int = 0
     ) -> DownloadedSource:
         lecture = ResolvedLecture(None, None, None, media, failed_attempts)
         return await download_first(downloader, lecture, self.scratch, NEW, self.reports)

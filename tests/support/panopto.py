@@ -10,7 +10,7 @@ import pytest
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.hls_streams import HlsStream, open_streams
 from app.ingest.model import (
     DownloadedSource,
@@ -74,9 +74,9 @@ async def client(simulator: PanoptoSimulator) -> AsyncIterator[GuardedClient]:
 
 
 @pytest.fixture
-def downloader(client: GuardedClient, simulator: PanoptoSimulator) -> PanoptoDownloader:
+def downloader(client: GuardedClient, simulator: PanoptoSimulator) -> MediaDownloader:
     """The downloader with little patience and 64 MiB."""
-    return PanoptoDownloader(
+    return MediaDownloader(
         client,
         panopto_hosts=(simulator.host_port,),
         max_source_bytes=64 * MIB,

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.services.lectures.retry_policy import (
+from app.services.kernel.retry_policy import (
     BASE_SECONDS,
     CAP_SECONDS,
     MAX_RETRY_AFTER_SECONDS,

@@ -36,7 +36,7 @@ from app.storage.protocol import LocalFiles
 log = structlog.get_logger(__name__)
 
 
-class PanoptoDownloader:
+class MediaDownloader:
     """Fetches lectures of Panopto tenants and of all other sources; safe for any number of tasks.
 
     ``sources`` are asked in their order; left out, they are Panopto and direct media links.
@@ -59,7 +59,7 @@ class PanoptoDownloader:
         self._patience = patience
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "PanoptoDownloader":
+    def from_settings(cls, settings: Settings) -> "MediaDownloader":
         """Return a downloader with a client of its own; `close` ends both."""
         client = GuardedClient(settings.fetch_allowed_private_hosts)
         return cls(

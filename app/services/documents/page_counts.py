@@ -15,8 +15,8 @@ from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
 from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.jobs import JobHandler
+from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.kernel.unit_of_work import Work
-from app.services.lectures.retry_policy import MAX_ATTEMPTS, backoff
 from app.storage.protocol import LocalFiles, ObjectStore
 
 log = structlog.get_logger()

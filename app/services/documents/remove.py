@@ -10,10 +10,10 @@ from app.db import ledger
 from app.db.models import Document, UserDocument
 from app.domain import JobKind
 from app.errors import NotFound
+from app.services.kernel.access import require_admin
 from app.services.kernel.links import Removal, leave, require_some
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.unit_of_work import UnitOfWork, Work
-from app.services.lectures.read import require_admin
 from app.storage.protocol import ObjectStore
 
 

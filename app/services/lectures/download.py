@@ -29,6 +29,7 @@ from app.ingest.model import ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.jobs import JobHandler, Lane
+from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
 from app.services.kernel.storage_keys import audio_key, source_stem
 from app.services.kernel.text import readable
 from app.services.kernel.unit_of_work import UnitOfWork, Work
@@ -36,7 +37,6 @@ from app.services.lectures import attempt_files, states
 from app.services.lectures.merging import settle_identity
 from app.services.lectures.progress import ProgressWriter
 from app.services.lectures.request import MAX_TITLE_CHARACTERS
-from app.services.lectures.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
 from app.services.lectures.staging import StagedAudio, staged_audio
 from app.storage.protocol import LocalFiles, ObjectStore
 

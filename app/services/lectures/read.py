@@ -13,8 +13,8 @@ from sqlalchemy.orm import aliased, contains_eager, with_expression
 from app.auth.viewer import Viewer
 from app.db.models import Course, Lecture, LectureAlias, UserLecture
 from app.domain import LectureStatus
-from app.errors import Forbidden
 from app.services.courses.read import visible_to
+from app.services.kernel.access import require_admin
 from app.services.kernel.keyset import (
     Linked,
     Page,
@@ -146,12 +146,6 @@ async def count_all_lectures(session: AsyncSession, status: LectureStatus | None
     """Count every user's lectures."""
     query = select(func.count()).select_from(Lecture).where(*_filters(None, _only(status)))
     return await session.scalar(query) or 0
-
-
-def require_admin(viewer: Viewer) -> None:
-    """Raise `Forbidden` for anyone else."""
-    if not viewer.is_admin:
-        raise Forbidden
 
 
 def _only(status: LectureStatus | None) -> Collection[LectureStatus] | None:

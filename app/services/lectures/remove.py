@@ -11,12 +11,13 @@ from app.db import ledger
 from app.db.models import Lecture, UserLecture
 from app.domain import JobKind
 from app.errors import NotFound
+from app.services.kernel.access import require_admin
 from app.services.kernel.links import Removal, leave, require_some
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.storage_keys import audio_key
 from app.services.kernel.unit_of_work import UnitOfWork, Work
 from app.services.lectures.attempt_files import kept_keys
-from app.services.lectures.read import linked, real_id, require_admin, select_real
+from app.services.lectures.read import linked, real_id, select_real
 from app.storage.protocol import ObjectStore
 
 

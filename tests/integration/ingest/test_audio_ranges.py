@@ -12,7 +12,7 @@ from app.embedded.panopto import Link, PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.ranges.index import NoAudioIndex, read_audio_index
 from app.ingest.fetch.ranges.plan import IN_FLIGHT
 from app.ingest.model import DownloadedSource, Progress, Segment, Tier
@@ -39,7 +39,7 @@ class Ranges:
     """Downloads over a line of 3 MB/s and 20 ms round trips, with what was logged and reported."""
 
     def __init__(
-        self, downloader: PanoptoDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
+        self, downloader: MediaDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
     ) -> None:
         self.downloader, self.scratch, self.simulator = downloader, scratch, simulator
         self.reports = Reports()
@@ -74,7 +74,7 @@ class Ranges:
 
 @pytest.fixture
 def ranges(
-    downloader: PanoptoDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
+    downloader: MediaDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
 ) -> Ranges:
     return Ranges(downloader, scratch, simulator)
 

@@ -13,7 +13,7 @@ from app.embedded.panopto.packager import Shape, package
 from app.embedded.sample_media import make_audio, make_lecture
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import ExtractedAudio, LectureRequest, MediaLocation, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
@@ -60,7 +60,7 @@ class Links:
     def __init__(self, site: Site, files: dict[str, bytes], scratch: LocalStorage) -> None:
         self.site, self.files, self.scratch = site, files, scratch
         self.client = GuardedClient([site.host_port])
-        self.downloader = PanoptoDownloader(
+        self.downloader = MediaDownloader(
             self.client,
             max_source_bytes=64 * MIB,
             patience=IMPATIENT,

@@ -1,4 +1,4 @@
-"""What a `LectureDownloader` promises, asked of `PanoptoDownloader` over real sockets."""
+"""What a `LectureDownloader` promises, asked of `MediaDownloader` over real sockets."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -11,7 +11,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.panopto.server import COOKIE
 from app.embedded.sample_media import make_audio
 from app.errors import IngestFailed, NotReadyYet
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import (
     DownloadedSource,
     LectureDownloader,
@@ -64,7 +64,7 @@ class Lectures:
 
 @pytest.fixture
 def lectures(
-    downloader: PanoptoDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
+    downloader: MediaDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
 ) -> Lectures:
     return Lectures(downloader, scratch, simulator)
 
@@ -109,7 +109,7 @@ async def test_the_tenants_cookie_goes_to_its_own_host_alone(
 ) -> None:
     port = simulator.host_port.partition(":")[2]
     client = GuardedClient([simulator.host_port, f"localhost:{port}"])
-    downloader = PanoptoDownloader(
+    downloader = MediaDownloader(
         client, panopto_hosts=(simulator.host_port,), max_source_bytes=64 * MIB
     )
     lectures = Lectures(downloader, scratch, simulator)
@@ -291,7 +291,7 @@ async def test_a_private_address_is_blocked_without_the_exception(
     simulator: PanoptoSimulator, recording: Recording, scratch: LocalStorage
 ) -> None:
     settings = load_settings(panopto_hosts=simulator.host_port)
-    downloader = PanoptoDownloader.from_settings(settings)
+    downloader = MediaDownloader.from_settings(settings)
     lectures = Lectures(downloader, scratch, simulator)
     failure = await lectures.fails(request_for(simulator, recording))
     await downloader.close()

@@ -10,7 +10,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import MediaLocation, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
@@ -27,7 +27,7 @@ class Offer:
     def __init__(
         self,
         simulator: PanoptoSimulator,
-        downloader: PanoptoDownloader,
+        downloader: MediaDownloader,
         scratch: LocalStorage,
         whole: Path,
         folder: Path,
@@ -73,7 +73,7 @@ class Offer:
 @pytest.fixture
 def offer(
     simulator: PanoptoSimulator,
-    downloader: PanoptoDownloader,
+    downloader: MediaDownloader,
     scratch: LocalStorage,
     lecture_mp4: Path,
     tmp_path: Path,
@@ -124,9 +124,7 @@ async def test_what_is_joined_may_be_no_larger_together_than_one_medium(
         together += source.size_bytes
         await offer.scratch.delete_file(source.key)
     for max_source_bytes in (together, together - 1):
-        downloader = PanoptoDownloader(
-            client, max_source_bytes=max_source_bytes, patience=IMPATIENT
-        )
+        downloader = MediaDownloader(client, max_source_bytes=max_source_bytes, patience=IMPATIENT)
         offer.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), offer.scratch, 60)
         if max_source_bytes == together:
             assert await offer.seconds("+".join(names)) == pytest.approx(30, abs=0.2)

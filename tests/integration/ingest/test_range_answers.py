@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.file import fetch_file
 from app.ingest.fetch.playlist import ByteRange
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused, SourceChanged
@@ -113,7 +113,7 @@ async def test_whatever_the_first_range_is_answered_the_file_is_had(
         return FIRST[name](request, *asked_of(request)) if asked[-1] else whole()
 
     async with answering(answer) as (client, location):
-        downloader = PanoptoDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
+        downloader = MediaDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
         lecture = ResolvedLecture(None, None, None, (location,))
         source = await downloader.download(lecture, location, scratch, STEM, Reports())
     assert source.tier is Tier.WHOLE_FILE
@@ -144,7 +144,7 @@ async def test_what_counts_as_a_whole_file(
         return Response(status_code=204) if status == 204 else whole(status, **headers)
 
     async with answering(answer) as (client, location):
-        downloader = PanoptoDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
+        downloader = MediaDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
         lecture = ResolvedLecture(None, None, None, (location,))
         downloading = downloader.download(lecture, location, scratch, STEM, Reports())
         if fine:

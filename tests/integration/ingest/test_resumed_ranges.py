@@ -8,7 +8,7 @@ import pytest
 from app.embedded.panopto import Link, PanoptoSimulator, Recording, RequestRecord
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed, StorageError
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.ranges.index import read_audio_index
 from app.ingest.fetch.ranges.plan import left_of
 from app.ingest.fetch.ranges.source import RangesRefused
@@ -150,7 +150,7 @@ async def test_ranges_whose_source_fails_leave_nothing(
 
 async def test_a_part_of_one_way_is_nothing_for_another(
     attempts: Attempts,
-    downloader: PanoptoDownloader,
+    downloader: MediaDownloader,
     simulator: PanoptoSimulator,
     slow_mp4: Path,
 ) -> None:
@@ -172,7 +172,7 @@ async def test_a_part_of_one_way_is_nothing_for_another(
 
 async def test_a_part_outlives_the_ways_that_fail_before_its_own(
     attempts: Attempts,
-    downloader: PanoptoDownloader,
+    downloader: MediaDownloader,
     simulator: PanoptoSimulator,
     slow_mp4: Path,
 ) -> None:
@@ -202,7 +202,7 @@ async def test_a_part_outlives_the_ways_that_fail_before_its_own(
 )
 async def test_an_attempt_after_a_failed_one_takes_the_whole_file(
     attempts: Attempts,
-    downloader: PanoptoDownloader,
+    downloader: MediaDownloader,
     simulator: PanoptoSimulator,
     slow_mp4: Path,
     failed_attempts: int,

@@ -13,7 +13,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_audio
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import LectureRequest, LectureSource, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
@@ -152,7 +152,7 @@ async def test_settings_choose_the_extractors(
 ) -> None:
     monkeypatch.setenv("FETCH_ALLOWED_PRIVATE_HOSTS", site.host_port)
     monkeypatch.setenv("SOURCES", value)
-    downloader = PanoptoDownloader.from_settings(load_settings())
+    downloader = MediaDownloader.from_settings(load_settings())
     request = asking(site.page("/watch", '<audio src="/sound/7.mp3"></audio>'))
     if finds:
         assert (await downloader.resolve(request)).media
@@ -176,7 +176,7 @@ async def test_from_link_to_sound(
     scratch: LocalStorage,
 ) -> None:
     """Whatever a source names, the downloader and the extractor can do with it."""
-    downloader = PanoptoDownloader(
+    downloader = MediaDownloader(
         client,
         max_source_bytes=64 * MIB,
         patience=IMPATIENT,
@@ -200,7 +200,7 @@ async def test_media_get_the_headers_that_their_page_wants(
 ) -> None:
     """On every request of every way to fetch them, and nobody else does."""
     site.pages["/lecture.mp4"] = lambda _: FileResponse(lecture_mp4, media_type="video/mp4")
-    downloader = PanoptoDownloader(
+    downloader = MediaDownloader(
         client, max_source_bytes=4 * MIB, sources=(YtDlpSource(client, ("generic",)),)
     )
     page = site.page("/watch", f'<video src="{path}"></video>')
@@ -223,7 +223,7 @@ async def test_media_at_an_inward_address_are_not_fetched(
         inward = f"{canary.url}/a.mp3"
         named = inward if way == "named" else site.redirect("/b.mp3", inward)
         url = site.page("/watch", f'<audio src="{named}"></audio>')
-        downloader = PanoptoDownloader(
+        downloader = MediaDownloader(
             client, max_source_bytes=MIB, sources=sources_of(client, extractors=("generic",))
         )
         lecture = await downloader.resolve(asking(url))

@@ -12,7 +12,7 @@ from app.domain import LectureFailure
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import LectureRequest
 from app.ingest.pipeline import AudioPipeline
 from app.storage.local import LocalStorage
@@ -49,7 +49,7 @@ class Audio:
     """The whole pipeline, and the beeps in what it makes."""
 
     def __init__(
-        self, downloader: PanoptoDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
+        self, downloader: MediaDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
     ) -> None:
         self.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 60)
         self.scratch, self.simulator = scratch, simulator
@@ -72,9 +72,7 @@ class Audio:
 
 
 @pytest.fixture
-def audio(
-    downloader: PanoptoDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
-) -> Audio:
+def audio(downloader: MediaDownloader, scratch: LocalStorage, simulator: PanoptoSimulator) -> Audio:
     return Audio(downloader, scratch, simulator)
 
 

@@ -20,7 +20,7 @@ from app.domain import JobKind, JobState, LectureFailure, LectureStatus
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.errors import LeaseLost, StorageError
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import PanoptoDownloader
+from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.pipeline import AudioPipeline
 from app.services.lectures import attempt_files
 from app.services.lectures.download import RETRIED, LectureDownloads
@@ -122,7 +122,7 @@ async def scene(
     settings: Settings,
     simulator: PanoptoSimulator,
     recording: Recording,
-    downloader: PanoptoDownloader,
+    downloader: MediaDownloader,
     scratch: LocalStorage,
 ) -> AsyncIterator[Scene]:
     pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 60)
