@@ -7,6 +7,7 @@ import { makeApollo } from "./apollo.js";
 import { possibleTypes } from "./possible-types.js";
 import { openSocket } from "./socket.js";
 import {
+  REQUEST,
   STATUS,
   ask,
   newcomer,
@@ -70,20 +71,50 @@ test("a file is uploaded", async (t) => {
   assert.equal(data.uploadDocument.document.filename, "Größe ä.pdf");
 });
 
-test("an answer that an event has overtaken does not undo it", async (t) => {
-  const who = newcomer();
-  const id = await requestLecture(who, slowLectureUrl);
-  const held = slowFetch((body) => body.includes("Held"));
-  const apollo = client(t, who, held.fetch);
-  const query = gql`query Held($id: ID!) { lecture(id: $id) { id revision status } }`;
-  const late = apollo.query({ query, variables: { id } });
+test("each list is kept by all of its filters", async (t) => {
+  const { fields } = client(t, newcomer()).cache.config.typePolicies.Query;
+  const query = `{ __type(name: "Query") { fields { name args { name } type { ofType { name } } } } }`;
+  const { __type } = await ask(newcomer(), query);
+  const lists = __type.fields.filter(({ type }) => type.ofType?.name?.endsWith("Connection"));
+  const filters = lists.map(({ name, args }) => [name, args.map((each) => each.name).filter((arg) => !["first", "after"].includes(arg))]);
+  assert.deepEqual(Object.fromEntries(Object.entries(fields).map(([name, { keyArgs }]) => [name, keyArgs])), Object.fromEntries(filters));
+});
+
+async function overtaken(apollo, held, id) {
   await until(() => held.count, "the answer is held back");
   await new Promise((done, failed) =>
     apollo.subscribe({ query: gql(STATUS), variables: { id } }).subscribe({ complete: done, error: failed }),
   );
   held.letGo();
-  assert.equal((await late).data.lecture.status, "COMPLETED");
-  assert.equal(apollo.readQuery({ query: LECTURE, variables: { id } }).lecture.status, "COMPLETED");
+}
+
+for (const always of [false, true]) {
+  test(`an answer that an event has overtaken ${always ? "again and again " : ""}does not undo it`, async (t) => {
+    const who = newcomer();
+    const id = await requestLecture(who);
+    const held = slowFetch((body) => body.includes("Held"), { always });
+    const apollo = client(t, who, held.fetch);
+    const query = gql`query Held($id: ID!) { lecture(id: $id) { id revision status durationSeconds } }`;
+    const late = apollo.query({ query, variables: { id } });
+    await overtaken(apollo, held, id);
+    const { lecture } = (await late).data;
+    assert.deepEqual([lecture.status, lecture.durationSeconds], ["COMPLETED", always ? null : 20]);
+    assert.equal(apollo.readQuery({ query: LECTURE, variables: { id } }).lecture.status, "COMPLETED");
+    assert.equal(held.count, 2);
+  });
+}
+
+test("a mutation that an event has overtaken is not sent again, and undoes nothing", async (t) => {
+  const who = newcomer();
+  const id = await requestLecture(who);
+  const held = slowFetch((body) => body.includes("mutation"));
+  const apollo = client(t, who, held.fetch);
+  const input = { courseId: who.courseId, panoptoUrl: slowLectureUrl };
+  const late = apollo.mutate({ mutation: gql(REQUEST), variables: { input } });
+  await overtaken(apollo, held, id);
+  assert.equal((await late).data.requestLectureDownload.lecture.status, "COMPLETED");
+  assert.equal(apollo.cache.readFragment({ id: `Lecture:${id}`, fragment: gql`fragment Now on Lecture { status }` }).status, "COMPLETED");
+  assert.equal(held.count, 1);
 });
 
 test("a query is sent whole once, and then by its hash", async (t) => {

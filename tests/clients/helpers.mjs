@@ -3,7 +3,9 @@ import { createHash, createPrivateKey, createPublicKey, randomUUID, sign } from 
 import { readFileSync, readdirSync } from "node:fs";
 
 export const url = process.env.URL;
+// The first takes two seconds, the second thirty.
 export const slowLectureUrl = process.env.SLOW_LECTURE_URL;
+export const slowerLectureUrl = process.env.SLOWER_LECTURE_URL;
 
 const key = createPrivateKey(readFileSync(process.env.ISSUER_KEY));
 const der = createPublicKey(key).export({ type: "spki", format: "der" });
@@ -37,8 +39,8 @@ export async function requestLecture(who, panoptoUrl = slowLectureUrl, courseId 
   return data.requestLectureDownload.lecture.id;
 }
 
-const REQUEST = `mutation ($input: RequestLectureDownloadInput!) { requestLectureDownload(input: $input) {
-  ... on RequestLectureDownloadPayload { lecture { id } } } }`;
+export const REQUEST = `mutation ($input: RequestLectureDownloadInput!) { requestLectureDownload(input: $input) {
+  ... on RequestLectureDownloadPayload { lecture { id revision status } } } }`;
 
 export const STATUS = `subscription Status($id: ID!) { lectureStatus(id: $id) { id status revision } }`;
 
@@ -84,20 +86,20 @@ export function watchedFetch() {
   return { whole, fetch: watched };
 }
 
-// A fetch whose answers, where `isHeld` says so, arrive only once `letGo` has been called.
-export function slowFetch(isHeld) {
-  let letGo;
+// A fetch whose first answer, where `isHeld` says so, arrives only once `letGo` has been called. With
+// `always` it is the answer to further requests too, as where events are faster than any answer.
+export function slowFetch(isHeld, { always = false } = {}) {
+  let letGo, first;
   const gate = new Promise((done) => (letGo = done));
   const held = { count: 0, letGo };
   held.fetch = async (input, init) => {
     const response = await fetch(input, init);
-    if (held.count === 0 && isHeld(String(init?.body ?? input))) {
-      held.count += 1;
-      const body = await response.text();
-      await gate;
-      return new Response(body, response);
-    }
-    return response;
+    if (!isHeld(String(init?.body ?? input))) return response;
+    held.count += 1;
+    if (held.count > 1 && !always) return response;
+    first ??= await response.text();
+    await gate;
+    return new Response(first, response);
   };
   return held;
 }

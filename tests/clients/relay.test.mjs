@@ -17,7 +17,7 @@ graphql\`query pageQuery($first: Int = 2, $after: String) {
     edges { node { id revision status ...page_lecture } }
   }
 }\`;
-graphql\`query pageOneQuery($id: ID!) { lecture(id: $id) { id revision status title } }\`;
+graphql\`query pageOneQuery($id: ID!) { lecture(id: $id) { id revision status title durationSeconds } }\`;
 graphql\`subscription pageStatusSubscription($id: ID!) { lectureStatus(id: $id) { id revision status } }\`;
 graphql\`mutation pageRequestMutation($input: RequestLectureDownloadInput!, $connections: [ID!]!) {
   requestLectureDownload(input: $input) {
@@ -80,19 +80,40 @@ test("a list grows and shrinks with what is requested and unlinked", async (t) =
   assert.equal(nodes().length, 1);
 });
 
-test("an answer that an event has overtaken does not undo it", async (t) => {
-  const who = newcomer();
-  const id = await requestLecture(who);
-  const held = slowFetch((body) => body.includes("pageOneQuery"));
-  const environment = environmentOf(t, who, held.fetch);
-  const late = relay.fetchQuery(environment, await load("pageOneQuery"), { id }).toPromise();
+async function overtaken(environment, held, id) {
   await until(() => held.count, "the answer is held back");
   const subscription = await load("pageStatusSubscription");
   await new Promise((onCompleted, onError) =>
     relay.requestSubscription(environment, { subscription, variables: { id }, onCompleted, onError }),
   );
   held.letGo();
-  assert.equal((await late).lecture.status, "COMPLETED");
+}
+
+for (const always of [false, true]) {
+  test(`an answer that an event has overtaken ${always ? "again and again " : ""}does not undo it`, async (t) => {
+    const who = newcomer();
+    const id = await requestLecture(who);
+    const held = slowFetch((body) => body.includes("pageOneQuery"), { always });
+    const environment = environmentOf(t, who, held.fetch);
+    const late = relay.fetchQuery(environment, await load("pageOneQuery"), { id }).toPromise();
+    await overtaken(environment, held, id);
+    const { lecture } = await late;
+    assert.deepEqual([lecture.status, lecture.durationSeconds], ["COMPLETED", always ? null : 20]);
+    assert.equal(held.count, 2);
+  });
+}
+
+test("a mutation that an event has overtaken is not sent again, and undoes nothing", async (t) => {
+  const who = newcomer();
+  const id = await requestLecture(who);
+  const held = slowFetch((body) => body.includes("mutation"));
+  const environment = environmentOf(t, who, held.fetch);
+  const input = { courseId: who.courseId, panoptoUrl: slowLectureUrl };
+  const late = mutate(environment, "pageRequestMutation", { input, connections: [] });
+  await overtaken(environment, held, id);
+  assert.equal((await late).requestLectureDownload.lecture.status, "COMPLETED");
+  assert.equal(environment.getStore().getSource().get(id).status, "COMPLETED");
+  assert.equal(held.count, 1);
 });
 
 test("an error that names a lecture does not take its place", async (t) => {
