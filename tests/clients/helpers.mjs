@@ -1,6 +1,6 @@
 // What the scripts share: the service's address, tokens of its development issuer, plain requests.
 import { createHash, createPrivateKey, createPublicKey, randomUUID, sign } from "node:crypto";
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
 
 export const url = process.env.URL;
 // The first takes two seconds, the second thirty.
@@ -104,16 +104,22 @@ export function slowFetch(isHeld, { always = false } = {}) {
   return held;
 }
 
-// Kill the service's process of that name (`api`, `postgres`); its supervisor starts another.
+// Kill the service's process of that name (`api`, `postgres`), and return whether there was one; its
+// supervisor starts another. Those of this service know its folder, or work in it.
 export function kill(name) {
+  let found = false;
   for (const pid of readdirSync("/proc").filter((each) => /^\d+$/.test(each))) {
     try {
       const environment = readFileSync(`/proc/${pid}/environ`, "latin1");
       const command = readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0");
-      const isOurs = environment.includes(`CLIENTS_RUN=${process.env.CLIENTS_RUN}\0`);
-      if (isOurs && command.some((each) => each.endsWith(name))) process.kill(Number(pid), "SIGKILL");
+      const folder = process.env.SERVICE_DATA;
+      const isOurs = environment.includes(`=${folder}`) || readlinkSync(`/proc/${pid}/cwd`).startsWith(folder);
+      if (!isOurs || !command.some((each) => each.endsWith(name))) continue;
+      process.kill(Number(pid), "SIGKILL");
+      found = true;
     } catch (error) {
       if (!["ENOENT", "ESRCH", "EACCES"].includes(error.code)) throw error;
     }
   }
+  return found;
 }

@@ -13,7 +13,7 @@ test("a killed API costs nothing", async (t) => {
   const id = await requestLecture(who);
   const followed = clients.map((client) => follow(client, id));
   await until(() => followed.every(({ states }) => states.length), "the first states");
-  kill("api");
+  assert.ok(kill("api"));
   for (const { states, ended } of followed) {
     await ended;
     assert.equal(states.at(-1).status, "COMPLETED");
