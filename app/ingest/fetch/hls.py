@@ -259,7 +259,7 @@ class _Segments:
                 return body
             if not piece:
                 break
-        return await self._cut_out(number, part, wanted)
+        return await self._cut_out(part, wanted)
 
     async def _read(self, number: int, part: Part, wanted: ByteRange | None = None) -> FetchedBody:
         fetched = await self._client.read(
@@ -274,7 +274,7 @@ class _Segments:
             require_media(fetched.content_type, fetched.url, fetched.body)
         return fetched
 
-    async def _cut_out(self, number: int, part: Part, wanted: ByteRange) -> bytes:
+    async def _cut_out(self, part: Part, wanted: ByteRange) -> bytes:
         """Return a range of the whole file, which is had once for all that lie in it.
 
         Those are few, and it is small: hosts that take no ranges hardly ever have such streams.
@@ -289,7 +289,7 @@ class _Segments:
                     cookie_header=self._stream.cookie_for(part.url),
                 )
                 require_media(fetched.content_type, fetched.url, fetched.body)
-                self.received_bytes += len(fetched.body) - self._room.forget(number)
+                self.received_bytes += len(fetched.body)
                 self._whole = part.url, fetched.body
             if self.received_bytes > self._max_bytes:
                 raise too_large()

@@ -50,10 +50,13 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
         async def dial(address: str) -> httpcore.AsyncNetworkStream:
             return await self._tcp.connect_tcp(address, port, None, local_address, None)
 
+        async def close(stream: httpcore.AsyncNetworkStream) -> None:
+            await stream.aclose()
+
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self.judged(host.removesuffix("."), port)
-                stream = await first_connected(addresses, dial, httpcore.AsyncNetworkStream.aclose)
+                stream = await first_connected(addresses, dial, close)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
         return MendingStream(stream)

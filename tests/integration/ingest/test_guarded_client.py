@@ -1,3 +1,4 @@
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,9 @@ from starlette.routing import Route
 from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.net.guard import GuardedClient
+from app.ingest.net.judged_network import JudgingBackend
 from tests.support.serving import Serving, serving
+from tests.support.wait import wait_until
 
 
 async def echo(request: Request) -> Response:
@@ -202,3 +205,29 @@ async def test_a_refused_connection_passes(server: Serving) -> None:
     await client.close()
     assert (failure.value.failure, failure.value.transient) == (LectureFailure.NETWORK, True)
     assert "127" not in failure.value.message
+
+
+async def test_a_connection_is_closed_whenever_its_making_is_cancelled() -> None:
+    was_open: list[bool] = []
+    ended = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal ended
+        for _ in was_open:  # One turn of the loop later each time.
+            await asyncio.sleep(0)
+        connecting.cancel()
+        await reader.read()
+        writer.close()
+        ended += 1
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        backend = JudgingBackend(frozenset({f"127.0.0.1:{port}"}))
+        while not was_open or not was_open[-1]:
+            connecting = asyncio.create_task(backend.connect_tcp("127.0.0.1", port, 5.0))
+            await asyncio.wait([connecting])
+            was_open.append(not connecting.cancelled())
+            if was_open[-1]:
+                await connecting.result().aclose()
+        await wait_until(lambda: ended == len(was_open) > 3, "the server hears of every end")
+        backend.close()

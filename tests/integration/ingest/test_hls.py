@@ -491,6 +491,26 @@ async def test_ranges_come_as_hosts_send_them(scratch: LocalStorage, shape: str)
         assert host.asked == ["index.m3u8", "all"]
 
 
+@pytest.mark.parametrize("status", [401, 403, 429])
+async def test_a_host_of_ranges_that_is_asked_too_much_is_not_asked_for_all(
+    scratch: LocalStorage, status: int
+) -> None:
+    content = bytes(range(256)) * 4
+    refused = list[str]()
+    parts = "".join(f"#EXTINF:2,\n#EXT-X-BYTERANGE:50@{at}\nall\n" for at in range(0, 1000, 50))
+
+    def answer(content: bytes, wanted: str | None) -> Response:
+        assert wanted is not None
+        if wanted.startswith("bytes=100-") and not refused:
+            refused.append(wanted)
+            return Response(status_code=status)
+        return part_of(content, *asked_for(wanted))
+
+    host = Host({"index.m3u8": playlist(parts).encode(), "all": content}, answer)
+    assert await host.stored(scratch) == content[:1000]
+    assert refused
+
+
 async def test_a_file_that_ends_before_a_range_is_truncated(scratch: LocalStorage) -> None:
     host = Host({"index.m3u8": SINGLE.encode(), "all": bytes(90)}, answering("good"))
     with pytest.raises(IngestFailed) as failure:

@@ -9,7 +9,8 @@ import pytest
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed, StorageError
-from app.ingest.model import Progress
+from app.ingest.fetch.downloader import MediaDownloader
+from app.ingest.model import MediaLocation, Progress, Tier
 from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 from tests.support.attempts import BAD, NEW, STUBBORN, Attempts
@@ -60,6 +61,36 @@ async def test_a_stream_goes_on_after_its_last_whole_segment(
     assert last.downloaded_bytes == kept + resumed.file.fetched_bytes
     assert last.total_bytes == pytest.approx(last.downloaded_bytes, rel=0.01)
     assert sorted(await files_in(attempts.scratch)) == sorted([whole.file.key, resumed.file.key])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "podcast"])
+async def test_a_stream_that_is_said_to_be_a_file_goes_on_as_well(
+    attempts: Attempts,
+    downloader: MediaDownloader,
+    simulator: PanoptoSimulator,
+    long_mp4: Path,
+    kind: str,
+) -> None:
+    recording = streamed(simulator, long_mp4)
+    location = MediaLocation(kind, simulator.hls_url(recording))
+    begun = await attempts.get(downloader, location)
+    assert begun.tier is Tier.HLS_AUDIO
+    whole = attempts.content(begun.key)
+    async with attempts.overtaken_stream(recording):
+        pass
+    simulator.requests.clear()
+    source = await attempts.get(downloader, location, failed_attempts=1)
+    assert attempts.content(source.key) == whole
+    assert attempts.segments(recording) == list(range(BAD, SEGMENTS))
+
+
+async def test_a_file_that_is_said_to_be_a_stream_is_had_as_a_file(
+    attempts: Attempts, downloader: MediaDownloader, simulator: PanoptoSimulator, long_mp4: Path
+) -> None:
+    recording = simulator.add(Recording(long_mp4))
+    source = await attempts.get(downloader, MediaLocation("hls", simulator.media_url(recording)))
+    assert source.tier in (Tier.AUDIO_RANGES, Tier.WHOLE_FILE)
+    assert await files_in(attempts.scratch) == [source.key]
 
 
 async def test_a_stream_and_its_predecessor_write_the_same_bytes(
