@@ -124,11 +124,14 @@ class Attempts:
         return sum(each.sent_bytes for each in asked if each.path.endswith(suffixes))
 
     def segments(self, recording: Recording) -> list[int]:
-        """Return the numbers of the segments that were asked for; -1 is an initialisation."""
+        """Return the numbers of the segments that were asked for; -1 is an initialisation.
+
+        Each once: what the predecessor asked for last may only arrive now.
+        """
         asked = self.simulator.media_requests(recording)
         names = [each.path.rpartition("/")[2] for each in asked]
         found = [_SEGMENT.fullmatch(name) for name in names]
-        return sorted(int(match[1] or -1) for match in found if match)
+        return sorted({int(match[1] or -1) for match in found if match})
 
 
 def packets(path: Path) -> list[bytes]:
