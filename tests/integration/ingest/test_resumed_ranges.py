@@ -56,7 +56,8 @@ async def test_ranges_go_on_with_the_next_sample(
     attempts.reports.all.clear()
     resumed = await attempts.ranges(recording)
     assert packets(attempts.scratch.path_of(resumed.key)) == packets(slow_mp4)
-    assert resumed.fetched_bytes == attempts.sent_bytes(recording, ".mp4")
+    # What the predecessor asked for last may only arrive now.
+    assert resumed.fetched_bytes <= attempts.sent_bytes(recording, ".mp4")
     assert await files_in(attempts.scratch) == [resumed.key]
 
     content = slow_mp4.read_bytes()
