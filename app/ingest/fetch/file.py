@@ -207,7 +207,7 @@ class _FileBody:
             except IngestFailed as error:
                 failure = error if self._is_crowded else self._judged(error)
             if self._is_crowded:
-                await self._patience.wait(1, failure)
+                await self._patience.wait(self._doubt.doubts, failure)
                 continue
             idle = 1 if self._offset - before >= self._wanted_bytes else idle + 1
             has_news = self._offset > self._began_at

@@ -118,13 +118,13 @@ class Doubt:
 
     def __init__(self, limit: HostLimit) -> None:
         self._limit = limit
-        self._together = self._doubts = 0
+        self._together = self.doubts = 0
 
     def is_due(self, failure: IngestFailed, together: int) -> bool:
         """Whether the failure, of one of so many requests, may be for the others: a few times."""
         self._together = together
-        is_due = together > 1 and self._doubts < _MOST_DOUBTS and may_be_crowding(failure)
-        self._doubts += is_due
+        is_due = together > 1 and self.doubts < _MOST_DOUBTS and may_be_crowding(failure)
+        self.doubts += is_due
         return is_due
 
     def resolve(self) -> None:

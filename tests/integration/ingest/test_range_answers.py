@@ -377,7 +377,7 @@ async def test_a_host_that_limits_connections_gives_parts_and_whole_files(
     scratch: LocalStorage,
 ) -> None:
     host = Sockets(most=6)
-    patience = Patience(first_wait_seconds=0.005, longest_wait_seconds=0.01)
+    patience = Patience(first_wait_seconds=0.005, longest_wait_seconds=0.5)
 
     async def parts() -> bool:
         source = RangeSource(client, location, patience)
