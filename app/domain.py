@@ -46,6 +46,40 @@ class LectureFailure(StrEnum):
     INTERNAL = "internal"
 
 
+class TranscriptionStatus(StrEnum):
+    """Where a transcription stands: pending -> processing -> completed | failed."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class TranscriptionSource(StrEnum):
+    """Who wrote the words down."""
+
+    CAPTIONS = "captions"
+    SPEECH_RECOGNITION = "speech_recognition"
+
+
+class TranscriptionFailure(StrEnum):
+    """Why a transcription FAILED; stable for clients to switch on."""
+
+    NO_AUDIO = "no_audio"
+    BAD_MODEL = "bad_model"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+class TranscriptionWarning(StrEnum):
+    """What a reader should know of a COMPLETED transcription."""
+
+    LOW_CONFIDENCE = "low_confidence"
+    LANGUAGE_UNCERTAIN = "language_uncertain"
+    PARTIAL_AUDIO = "partial_audio"
+
+
 class EventKind(StrEnum):
     """What happened to an item of a user's."""
 

@@ -1,0 +1,1 @@
+"""Models behind protocols, each at work in a child process: what hears speech."""
