@@ -18,7 +18,7 @@ import {
   until,
   url,
   watchedFetch,
-} from "./helpers.mjs";
+} from "./service.mjs";
 
 function client(t, who, fetch, links) {
   const socket = openSocket({ url, getToken: who.getToken });

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { openEvents } from "./events.js";
 import { openSocket } from "./socket.js";
-import { follow, kill, newcomer, requestLecture, slowerLectureUrl, until, url } from "./helpers.mjs";
+import { follow, kill, newcomer, requestLecture, slowerLectureUrl, until, url } from "./service.mjs";
 
 // Longer than the looks of `lectureStatus` at its row are apart.
 const AWAY_SECONDS = 60;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { openEvents } from "./events.js";
 import { openSocket } from "./socket.js";
-import { follow, newcomer, requestLecture, tokenOf, until, url } from "./helpers.mjs";
+import { follow, newcomer, requestLecture, tokenOf, until, url } from "./service.mjs";
 
 for (const [name, open] of Object.entries({ WebSocket: openSocket, SSE: openEvents })) {
   test(`over ${name} a lecture is followed to its end`, async (t) => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { openEvents } from "./events.js";
 import { openSocket } from "./socket.js";
-import { follow, kill, newcomer, requestLecture, until, url } from "./helpers.mjs";
+import { follow, kill, newcomer, requestLecture, until, url } from "./service.mjs";
 
 test("a killed API costs nothing", async (t) => {
   const who = newcomer();

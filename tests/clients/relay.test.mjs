@@ -6,7 +6,7 @@ import { test } from "node:test";
 import relay from "relay-runtime";
 import { makeRelay } from "./relay.js";
 import { openSocket } from "./socket.js";
-import { ask, newcomer, requestLecture, slowFetch, slowLectureUrl, until, url } from "./helpers.mjs";
+import { ask, newcomer, requestLecture, slowFetch, slowLectureUrl, until, url } from "./service.mjs";
 
 const SOURCE = `
 graphql\`fragment page_lecture on Lecture @refetchable(queryName: "LectureAgain") { id revision status title }\`;

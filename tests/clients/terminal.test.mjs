@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
-import { newcomer, tokenOf, url } from "./helpers.mjs";
+import { newcomer, tokenOf, url } from "./service.mjs";
 
 test("wscat is let in by its first message", async () => {
   const env = {

@@ -18,7 +18,7 @@ import {
   until,
   url,
   watchedFetch,
-} from "./helpers.mjs";
+} from "./service.mjs";
 
 const schema = await ask(newcomer(), getIntrospectionQuery());
 
