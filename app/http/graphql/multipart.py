@@ -8,8 +8,9 @@ connection itself, so the client cannot send faster than the file is stored.
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -33,6 +34,10 @@ _PIECE_BYTES = 256 * 1024
 # The parser warns of every broken form; the client is told, and nobody here needs to be.
 logging.getLogger(MultipartParser.__module__).setLevel(logging.ERROR)
 
+_HEARD = (
+    *("part_begin", "header_field", "header_value", "header_end", "headers_finished"),
+    *("part_data", "part_end", "end"),
+)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
 _ESCAPED_LINE_BREAKS = re.compile("(?:%0D|%0A)+")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
@@ -95,8 +100,9 @@ class _Form:
         self._tail = b""
         self._ended = False
         self._epilogue = b""
+        callbacks: Any = {f"on_{what}": partial(self._on, what) for what in _HEARD}
         try:
-            self._parser = MultipartParser(boundary, self._callbacks())
+            self._parser = MultipartParser(boundary, callbacks)
         except FormParserError:
             raise MalformedRequest("The form's boundary is too long.") from None
 
@@ -106,7 +112,14 @@ class _Form:
             data = await self._body.chunk()
             if data is None:
                 raise MalformedRequest("The form ends before its closing boundary.")
-            self._feed(data)
+            try:
+                self._parser.write(data)
+            except FormParserError:
+                raise MalformedRequest("The form is not valid multipart/form-data.") from None
+            if self._ended:
+                # The parser drops what follows the closing boundary, which two messages may share.
+                self._epilogue = (self._tail + data).partition(self._closing)[2]
+            self._tail = (self._tail + data[-len(self._closing) :])[-len(self._closing) :]
         return self._events.popleft()
 
     async def finish(self) -> None:
@@ -122,44 +135,28 @@ class _Form:
         if self._epilogue.strip(b"\r\n") or len(self._epilogue) > _MAX_EPILOGUE_BYTES:
             raise MalformedRequest("Something follows the form's closing boundary.")
 
-    def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.write(data)
-        except FormParserError:
-            raise MalformedRequest("The form is not valid multipart/form-data.") from None
-        if self._ended:
-            # The parser drops what follows the closing boundary, which two messages may share.
-            self._epilogue = (self._tail + data).partition(self._closing)[2]
-        self._tail = (self._tail + data[-len(self._closing) :])[-len(self._closing) :]
-
-    def _callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._on_part_begin,
-            "on_header_field": self._on_header_field,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._on_header_end,
-            "on_headers_finished": lambda: self._events.append(self._part),
-            "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
-            "on_part_end": lambda: self._events.append(_End(of_form=False)),
-            "on_end": self._on_end,
-        }
-
-    def _on_end(self) -> None:
-        self._ended = True
-        self._events.append(_End(of_form=True))
-
-    def _on_part_begin(self) -> None:
-        self._part = _Part()
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        self._part.headers[self._name.decode("latin-1").lower()] = self._value.decode("latin-1")
-        self._name = self._value = b""
+    def _on(self, what: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
+        """Take in what the parser has found, which lies in ``data`` from start to end."""
+        match what:
+            case "part_begin":
+                self._part = _Part()
+            case "header_field":
+                self._name += data[start:end]
+            case "header_value":
+                self._value += data[start:end]
+            case "header_end":
+                name = self._name.decode("latin-1").lower()
+                self._part.headers[name] = self._value.decode("latin-1")
+                self._name = self._value = b""
+            case "headers_finished":
+                self._events.append(self._part)
+            case "part_data":
+                self._events.append(data[start:end])
+            case "part_end":
+                self._events.append(_End(of_form=False))
+            case "end":
+                self._ended = True
+                self._events.append(_End(of_form=True))
 
 
 class IncomingUpload:
@@ -188,36 +185,29 @@ class IncomingUpload:
         return repr(self)
 
     @property
-    def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes, once."""
-        return self._chunks()
-
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         if self._taken:
             raise MalformedRequest("The file can be used only once in an operation.")
         self._taken = True
+        held = bytearray()
+        size = 0
         try:
-            async for piece in self._pieces():
-                yield piece
+            while isinstance(data := await self._form.next_event(), bytes):
+                size += len(data)
+                if size > self._limit_bytes:
+                    raise PayloadTooLarge(self._limit_bytes)
+                held += data
+                if len(held) >= _PIECE_BYTES:
+                    yield bytes(held)
+                    held.clear()
+            end = await self._form.next_event()
+            if not isinstance(end, _End) or not end.of_form:
+                raise MalformedRequest("Another part follows the file.")
+            await self._form.finish()
         except DomainError as error:
             self.failure = error
             raise
-
-    async def _pieces(self) -> AsyncGenerator[bytes, None]:
-        held = bytearray()
-        size = 0
-        while isinstance(data := await self._form.next_event(), bytes):
-            size += len(data)
-            if size > self._limit_bytes:
-                raise PayloadTooLarge(self._limit_bytes)
-            held += data
-            if len(held) >= _PIECE_BYTES:
-                yield bytes(held)
-                held.clear()
-        end = await self._form.next_event()
-        if not isinstance(end, _End) or not end.of_form:
-            raise MalformedRequest("Another part follows the file.")
-        await self._form.finish()
         if held:
             yield bytes(held)
 
@@ -251,7 +241,7 @@ async def read_upload(body: RequestBody, boundary: bytes, limit_bytes: int) -> U
     if not isinstance(part, _Part):
         raise MalformedRequest("The form has no file.")
     file = IncomingUpload(form, part, limit_bytes)
-    _place(operations, _path_of(file_map, part.name), file)
+    _place(operations, file_map, part.name, file)
     return Upload(request_from(operations), file)
 
 
@@ -267,8 +257,8 @@ async def _read_field(form: _Form, name: str, limit_bytes: int) -> bytes:
     return content
 
 
-def _path_of(file_map: object, part_name: str) -> list[str]:
-    """Return the one place that the map names for the file, as in ``variables.input.file``."""
+def _place(operations: Any, file_map: object, part_name: str, file: IncomingUpload) -> None:
+    """Put the file where the map says, as in ``variables.input.file``; there must be a null."""
     if not isinstance(file_map, dict) or list(file_map) != [part_name]:
         raise MalformedRequest("The map must name the file part and nothing else.")
     places = file_map[part_name]
@@ -277,11 +267,6 @@ def _path_of(file_map: object, part_name: str) -> list[str]:
     path = places[0].split(".")
     if len(path) < 2 or path[0] != "variables":
         raise MalformedRequest("The map must name a variable for the file.")
-    return path
-
-
-def _place(operations: Any, path: list[str], file: IncomingUpload) -> None:
-    """Put the file where the path leads; there must be a null."""
     holder = operations
     for step in path[:-1]:
         holder = holder[_key(holder, step)]
