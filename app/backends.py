@@ -115,16 +115,12 @@ async def closing_in_time(seconds: float) -> AsyncIterator[AsyncExitStack]:
             closing.result()
         else:
             log.warning("closing_cut_short")
-            await _cut_short(closing)
-
-
-async def _cut_short(closing: "asyncio.Task[None]") -> None:
-    """Cancel what hangs, and what hangs after that: the stack goes on from each to the next."""
-    for _ in range(_MAX_CUTS):
-        closing.cancel()
-        if (await asyncio.wait([closing], timeout=_CUT_SECONDS))[0]:
-            await asyncio.gather(closing, return_exceptions=True)
-            return
+            # The stack goes on from what hangs to the next, which may hang as well.
+            for _ in range(_MAX_CUTS):
+                closing.cancel()
+                if (await asyncio.wait([closing], timeout=_CUT_SECONDS))[0]:
+                    await asyncio.gather(closing, return_exceptions=True)
+                    break
 
 
 async def _require_folder(storage: ObjectStore, settings: Settings) -> None:
@@ -134,12 +130,9 @@ async def _require_folder(storage: ObjectStore, settings: Settings) -> None:
     try:
         await storage.check()
     except StorageError as error:
-        if not _is_wrong_folder(error):
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _WRONG_FOLDER:
             log.warning("storage_unusable", reason=error.message)
             return
         name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
         raise ConfigurationError(f"{name}: the storage folder cannot be used") from error
-
-
-def _is_wrong_folder(error: StorageError) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _WRONG_FOLDER

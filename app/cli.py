@@ -18,10 +18,9 @@ from app.embedded.process import stop
 from app.embedded.servers import EmbeddedServers, database_directory, make_data_directory
 from app.errors import ConfigurationError, StorageError
 from app.settings import Settings, checked_storage_url, load_settings
-from app.supervisor import Address, CannotRun, Child, Supervisor, free_address, run_command
+from app.supervisor import CannotRun, Child, Supervisor, free_address, run_command
 
 if TYPE_CHECKING:
-    from app.services.courses.catalogue_file import Counts, ListedCourse
     from app.services.upkeep.doctor import Finding
 
 CONFIGURATION_EXIT = 2
@@ -95,24 +94,36 @@ def _parser() -> argparse.ArgumentParser:
 def _add_copy(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Copy all files of one storage into another; run it again to go on, or to catch up."
     copy = actions.add_parser("copy", help=text, description=text)
+    place = "file:///directory or s3://bucket/prefix, with the S3_… settings"
     for name, attribute in (("--from", "source"), ("--to", "target")):
-        place = "file:///directory or s3://bucket/prefix, with the S3_… settings"
         copy.add_argument(
             name, dest=attribute, type=_storage_url, required=True, metavar="URL", help=place
         )
     copy.add_argument("--dry-run", action="store_true", help="only tell what would be copied")
     copy.add_argument("--concurrency", type=_positive, default=8, metavar="N")
-    copy.add_argument(
-        "--checksum", action="store_true", help="compare the bytes of files that are there already"
-    )
+    text = "compare the bytes of files that are there already"
+    copy.add_argument("--checksum", action="store_true", help=text)
 
 
 def _run(_: argparse.Namespace, settings: Settings) -> int:
     address = free_address(settings.host, settings.port)
     _exit_on_sigterm()
     with EmbeddedServers(settings) as servers:
-        environment = _environment(servers.settings, address)
-        _migrate_in_child(environment)
+        environment = {  # what a child must know that this process found out
+            "DATABASE_URL": servers.settings.database_url or "",
+            "REDIS_URL": servers.settings.redis_url or "",
+            "PORT": str(address.port),
+        }
+        # Migrated in a process that gives its memory back, unlike this one, which stays.
+        migration = run_command("migrate", environment)
+        try:
+            code = migration.wait()
+        except BaseException:
+            stop(migration, signal.SIGTERM, timeout_seconds=5)
+            raise
+        if code:
+            reason = "the database could not be migrated; the message above tells why"
+            raise CannotRun(reason, code)
         Supervisor(
             [Child("api", environment), Child("worker", environment)],
             address,
@@ -177,7 +188,7 @@ def _schema(_: argparse.Namespace, __: Settings) -> int:
 
 
 def _import_courses(options: argparse.Namespace, settings: Settings) -> int:
-    from app.services.courses.catalogue_file import CannotRead, read_courses
+    from app.services.courses.catalogue_file import CannotRead, change_catalogue, read_courses
 
     try:
         courses = read_courses(options.file)
@@ -186,16 +197,11 @@ def _import_courses(options: argparse.Namespace, settings: Settings) -> int:
     _exit_on_sigterm(TERMINATED_EXIT)
     with EmbeddedServers(settings) as servers, _telling_of_the_database():
         _migrate_own(servers)
-        counts = asyncio.run(_change_catalogue(servers.settings, courses))
+        database_url = servers.settings.database_url or ""
+        asyncio.run(_require_newest_schema(database_url))
+        counts = asyncio.run(change_catalogue(database_url, courses))
     _say(f"{counts.added} added, {counts.changed} changed, {counts.kept} as they were")
     return 0
-
-
-async def _change_catalogue(settings: Settings, courses: "list[ListedCourse]") -> "Counts":
-    from app.services.courses.catalogue_file import change_catalogue
-
-    await _require_newest_schema(settings.database_url or "")
-    return await change_catalogue(settings.database_url or "", courses)
 
 
 def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:
@@ -235,24 +241,20 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
         _say("Rows, objects and jobs fit together.")
         return 0
     if sys.stdout.isatty():
-        _print_table(findings)
+        from rich.console import Console
+        from rich.table import Column, Table
+        from rich.text import Text
+
+        # What is too wide goes on in the next line, and nothing is cut.
+        columns = (Column(name, overflow="fold") for name in ("problem", "item"))
+        table = Table(*columns, title=f"{len(findings)} findings")
+        for finding in findings:
+            table.add_row(finding.problem, Text(_printable(finding.item)))
+        Console().print(table)
     else:
         lines = (f"{finding.problem}\t{_printable(finding.item)}" for finding in findings)
         _say("\n".join([f"{len(findings)} findings", *lines]))
     return FINDINGS_EXIT
-
-
-def _print_table(findings: "Sequence[Finding]") -> None:
-    """Print them for a reader: what is too wide goes on in the next line, and nothing is cut."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    columns = (Column(name, overflow="fold") for name in ("problem", "item"))
-    table = Table(*columns, title=f"{len(findings)} findings")
-    for finding in findings:
-        table.add_row(finding.problem, Text(_printable(finding.item)))
-    Console().print(table)
 
 
 def _printable(name: str) -> str:
@@ -309,27 +311,6 @@ async def _require_newest_schema(database_url: str, exit_code: int = 1) -> None:
     if drift := await revision_drift(database_url):
         reason = f"DATABASE_URL: not this version's schema ({'; '.join(drift)})"
         raise CannotRun(f"{reason}; run `studybuddy migrate` first", exit_code)
-
-
-def _environment(settings: Settings, address: Address) -> dict[str, str]:
-    """What a child must know that this process found out."""
-    return {
-        "DATABASE_URL": settings.database_url or "",
-        "REDIS_URL": settings.redis_url or "",
-        "PORT": str(address.port),
-    }
-
-
-def _migrate_in_child(environment: dict[str, str]) -> None:
-    """Migrate in a process that gives its memory back, unlike this one, which stays."""
-    process = run_command("migrate", environment)
-    try:
-        code = process.wait()
-    except BaseException:
-        stop(process, signal.SIGTERM, timeout_seconds=5)
-        raise
-    if code:
-        raise CannotRun("the database could not be migrated; the message above tells why", code)
 
 
 def _migrate_own(servers: EmbeddedServers) -> None:

@@ -57,7 +57,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes += [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     app.router.routes += graphiql_routes(settings)
     app.router.routes += file_routes(_file_access)
-    app.router.routes += health_routes(_dependencies, settings)
+
+    def dependencies(request: Request) -> Dependencies:
+        backends = _state(request).backends
+        return Dependencies(backends.engine, backends.storage, backends.redis)
+
+    app.router.routes += health_routes(dependencies, settings)
     install_middleware(app, settings, verifier)
     return app
 
@@ -85,8 +90,3 @@ def _file_access(request: Request) -> FileAccess:
 
     delivery = state.settings.file_delivery
     return FileAccess(look_up, state.backends.storage, state.links, delivery)
-
-
-def _dependencies(request: Request) -> Dependencies:
-    backends = _state(request).backends
-    return Dependencies(backends.engine, backends.storage, backends.redis)

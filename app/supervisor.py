@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app.embedded.process import spawn
@@ -112,16 +113,25 @@ class Child:
 
         Raises `CannotRun` for one that has never got as far as to start.
         """
-        self._listen()
+        if self._ear is not None:
+            with suppress(BlockingIOError):  # it has said nothing yet
+                self.has_run |= bool(os.read(self._ear, 1))
+                self._stop_listening()
         if self.process is not None and self.process.poll() is not None:
-            exit_code, self.process = self.process.returncode, None
-            if exit_code == _CONFIGURATION_EXIT and not self.has_run:
-                raise CannotRun(f"the {self.name} cannot run with these settings", exit_code)
-            self._mourn(now, _exit_words(exit_code))
+            code, self.process = self.process.returncode, None
+            if code == _CONFIGURATION_EXIT and not self.has_run:
+                raise CannotRun(f"the {self.name} cannot run with these settings", code)
+            self._mourn(now, f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
         if self.process is None and now >= self.start_after:
             self.started_at = now
+            self._stop_listening()
             try:
-                self._start()
+                self._ear, mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    told = {**self.environment, VARIABLE: str(mouth)}
+                    self.process = self.start(self.name, told, [mouth])
+                finally:
+                    os.close(mouth)
             except OSError as error:  # no memory, no process or no descriptor is left
                 self._mourn(now, f"{error.strerror}")
 
@@ -140,24 +150,6 @@ class Child:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-
-    def _start(self) -> None:
-        self._stop_listening()
-        self._ear, mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            told = {**self.environment, VARIABLE: str(mouth)}
-            self.process = self.start(self.name, told, [mouth])
-        finally:
-            os.close(mouth)
-
-    def _listen(self) -> None:
-        """Hear whether the process has started."""
-        if self._ear is not None:
-            try:
-                self.has_run |= bool(os.read(self._ear, 1))
-            except BlockingIOError:
-                return
-            self._stop_listening()
 
     def _stop_listening(self) -> None:
         if self._ear is not None:
@@ -209,40 +201,32 @@ class Supervisor:
             while not _asked_to_stop():
                 self._tick()
         finally:
-            self._stop_children()
+            for child in self.children:
+                child.end()
+            deadline = time.monotonic() + _STOP_SECONDS
+            while any(child.alive for child in self.children) and time.monotonic() < deadline:
+                if _asked_to_stop():  # again: somebody does not want to wait
+                    break
+            for child in self.children:
+                child.kill()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _tick(self) -> None:
-        self._tend_servers()
+        # The servers have run when this process started: what keeps one down will pass.
+        if time.monotonic() >= self._tend_servers_after:
+            try:
+                self.tend_servers()
+                self._failures = 0
+            except (ConfigurationError, OSError) as error:
+                self._failures += 1
+                pause = pause_after(self._failures)
+                self._tend_servers_after = time.monotonic() + pause
+                _say(f"{error}; trying again in {pause:g} s")
         for child in self.children:
             child.tend(time.monotonic())
-        if not self._announced and _is_ready(self.address):
+        if not self._announced and is_ready(self.address):
             self._announced = True
             self.announce()
-
-    def _tend_servers(self) -> None:
-        """The servers have run when this process started: what keeps one down will pass."""
-        if time.monotonic() < self._tend_servers_after:
-            return
-        try:
-            self.tend_servers()
-        except (ConfigurationError, OSError) as error:
-            self._failures += 1
-            pause = pause_after(self._failures)
-            self._tend_servers_after = time.monotonic() + pause
-            _say(f"{error}; trying again in {pause:g} s")
-        else:
-            self._failures = 0
-
-    def _stop_children(self) -> None:
-        for child in self.children:
-            child.end()
-        deadline = time.monotonic() + _STOP_SECONDS
-        while any(child.alive for child in self.children) and time.monotonic() < deadline:
-            if _asked_to_stop():  # again: somebody does not want to wait
-                break
-        for child in self.children:
-            child.kill()
 
 
 def _asked_to_stop() -> bool:
@@ -250,7 +234,8 @@ def _asked_to_stop() -> bool:
     return received is not None and received.si_signo in _STOP_SIGNALS
 
 
-def _is_ready(address: Address) -> bool:
+def is_ready(address: Address) -> bool:
+    """Tell whether the API answers there, and has all that it needs."""
     connection = http.client.HTTPConnection(address.local_host, address.port, timeout=1)
     try:
         connection.request("GET", READY_PATH)
@@ -259,10 +244,6 @@ def _is_ready(address: Address) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _exit_words(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
 def _say(text: str) -> None:

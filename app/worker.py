@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.backends import CLOSE_SECONDS, Backends, closing_in_time, open_backends
 from app.cancellation import ended
@@ -64,7 +63,14 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
         downloader = MediaDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)
         lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
-        sessions = await _own_sessions(stack, settings)
+        # Sessions for the runner alone: no job's transaction may delay a heartbeat.  What is slower
+        # than a heartbeat is given up, and made anew.  Each statement commits by itself, so that a
+        # process that is stopped holds no lock on the ledger.
+        engine = make_engine(
+            settings.database_url or "", pool_size=3, command_timeout_seconds=HEARTBEAT_SECONDS
+        )
+        stack.push_async_callback(engine.dispose)
+        sessions = make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
         runner = JobRunner(sessions, backends.wakeups, lanes)
         queue = open_ring_queue(settings.redis_url or "")
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
@@ -76,21 +82,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
             scratch = StoreSweep(backends.work, backends.scratch, grace)
             _run_beside(stack, sweep_forever(scratch, interval_of(grace)))
         yield runner
-
-
-async def _own_sessions(
-    stack: AsyncExitStack, settings: Settings
-) -> async_sessionmaker[AsyncSession]:
-    """Return sessions for the runner alone, so that no job's transaction delays a heartbeat.
-
-    A statement that takes longer than a heartbeat's time is given up, and made anew.  Each commits
-    by itself, so a process that is stopped holds no lock on the ledger.
-    """
-    engine = make_engine(
-        settings.database_url or "", pool_size=3, command_timeout_seconds=HEARTBEAT_SECONDS
-    )
-    stack.push_async_callback(engine.dispose)
-    return make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
 
 
 async def _plan_sweep(work: Work) -> None:
@@ -106,12 +97,12 @@ async def _plan_sweep(work: Work) -> None:
 def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
     """Run it until the stack ends."""
     task = asyncio.create_task(work)
-    stack.push_async_callback(_end, task)
 
+    async def end() -> None:
+        task.cancel()
+        await ended(task)
 
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await ended(task)
+    stack.push_async_callback(end)
 
 
 async def run_worker(settings: Settings) -> None:

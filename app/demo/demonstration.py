@@ -8,14 +8,12 @@ import asyncio
 import hashlib
 import os
 import signal
-import subprocess
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -29,7 +27,7 @@ from app.embedded.sample_pdf import make_sample_pdf
 from app.embedded.servers import EmbeddedServers, make_data_directory
 from app.errors import ConfigurationError
 from app.settings import Settings
-from app.supervisor import Address, CannotRun, free_address, run_command
+from app.supervisor import Address, CannotRun, free_address, is_ready, run_command
 
 COURSE_ID = "123e4567-e89b-42d3-a456-426614174000"
 RECORDING_ID = "11111111-2222-4333-8444-555555555555"
@@ -89,7 +87,13 @@ class Demonstration:
         }
         self.service = run_command("run", environment)
         stack.callback(stop, self.service, signal.SIGTERM, timeout_seconds=STOP_SECONDS)
-        _wait_until_ready(self.address, self.service)
+        deadline = time.monotonic() + START_SECONDS
+        while not is_ready(self.address):
+            if self.service.poll() is not None:
+                raise ConfigurationError("the service did not start; the messages above tell why")
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"the service was not ready within {START_SECONDS} s")
+            time.sleep(0.1)
 
     def _start_tenant(self, stack: ExitStack) -> PanoptoSimulator:
         media = self.settings.data_path / "demo" / "lecture.mp4"
@@ -97,7 +101,10 @@ class Demonstration:
             media.parent.mkdir(parents=True, exist_ok=True)
             unfinished = media.with_suffix(".part.mp4")
             make_lecture(unfinished, DURATION_SECONDS, size_bytes=8_000_000).replace(media)
-        port = _free_port_near(self.address.port + SIMULATOR_PORT_OFFSET)
+        try:  # so that printed examples hold
+            port = free_address("127.0.0.1", self.address.port + SIMULATOR_PORT_OFFSET).port
+        except (CannotRun, OverflowError):
+            port = free_address("127.0.0.1", 0).port
         simulator = PanoptoSimulator(port=port)
         simulator.start()
         stack.callback(simulator.stop)
@@ -120,7 +127,10 @@ class Demonstration:
         finally:
             await student.close()
             await friend.close()
-        self._print_findings()
+        table = Table(title="Verified", title_style="bold green", show_header=False)
+        for what, finding in self.findings:
+            table.add_row(what, finding, "[green]✓[/]")
+        self.console.print(table)
 
     async def _add_course(self) -> None:
         """Put a course into the catalogue, which has no mutation: it comes from the university."""
@@ -148,7 +158,12 @@ class Demonstration:
         self._check("Lecture", lecture["status"], lecture["title"] == self.recording.title)
         seconds = lecture["durationSeconds"]
         self._check("Duration", f"{seconds} s", abs(seconds - DURATION_SECONDS) <= 1)
-        self._check_audio(lecture["id"])
+        if not self.settings.storage_url:
+            folder = self.settings.data_path / "storage" / "audio"
+            stored = {path.name: path.stat().st_size for path in folder.glob(f"{lecture['id']}*")}
+            size = stored.get(f"{lecture['id']}.m4a", 0)
+            alone = size > 0 and len(stored) == 1
+            self._check("Audio in storage", f"{size:,} bytes, nothing else left", alone)
         again = await friend.run(REQUEST, request)
         same = again["lecture"]["id"] == lecture["id"] and not again["created"]
         self._check("A second student's request", "shares the lecture", same)
@@ -170,15 +185,6 @@ class Demonstration:
                 bars.update(bar, completed=bars.tasks[0].total)
         return state
 
-    def _check_audio(self, lecture_id: str) -> None:
-        if self.settings.storage_url:
-            return
-        folder = self.settings.data_path / "storage" / "audio"
-        stored = {path.name: path.stat().st_size for path in folder.glob(f"{lecture_id}*")}
-        size = stored.get(f"{lecture_id}.m4a", 0)
-        alone = len(stored) == 1
-        self._check("Audio in storage", f"{size:,} bytes, nothing else left", size > 0 and alone)
-
     async def _show_document(self, student: DemoClient, friend: DemoClient) -> None:
         pdf = make_sample_pdf("Photosynthesis", pages=3)
         uploaded = await student.upload(COURSE_ID, "photosynthesis.pdf", pdf)
@@ -188,28 +194,18 @@ class Demonstration:
         content = await student.read(uploaded["document"]["fileUrl"])
         digest = hashlib.sha256(content).hexdigest()
         self._check("PDF read back", f"SHA-256 {digest[:16]}…", content == pdf)
-        pages = await self._page_count(student, uploaded["document"]["id"])
+        pages: int | None = None
+        async with asyncio.timeout(PAGES_SECONDS):
+            while pages is None:
+                document = await student.run(DOCUMENT, {"id": uploaded["document"]["id"]})
+                pages = document["pageCount"]
+                await asyncio.sleep(0.1)
         self._check("Pages counted", str(pages), pages == 3)
-
-    async def _page_count(self, student: DemoClient, document_id: str) -> int | None:
-        deadline = time.monotonic() + PAGES_SECONDS
-        while time.monotonic() < deadline:
-            document = await student.run(DOCUMENT, {"id": document_id})
-            if document["pageCount"] is not None:
-                return int(document["pageCount"])
-            await asyncio.sleep(0.1)
-        return None
 
     def _check(self, what: str, finding: str, is_right: bool) -> None:
         if not is_right:
             raise DemoFailed(f"{what}: {finding} is not as it should be")
         self.findings.append((what, finding))
-
-    def _print_findings(self) -> None:
-        table = Table(title="Verified", title_style="bold green", show_header=False)
-        for what, finding in self.findings:
-            table.add_row(what, finding, "[green]✓[/]")
-        self.console.print(table)
 
     def keep_serving(self) -> None:
         """Tell where everything is, and serve until Ctrl-C or the service ends."""
@@ -219,29 +215,6 @@ class Demonstration:
         self.console.print(f"Its course:        [cyan]{COURSE_ID}[/]")
         self.console.print("Ctrl-C ends it.")
         self.service.wait()
-
-
-def _wait_until_ready(address: Address, service: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if service.poll() is not None:
-            raise ConfigurationError("the service did not start; the messages above tell why")
-        try:
-            with httpx.Client(trust_env=False, timeout=2) as client:
-                if client.get(f"{address.url}/health/ready").is_success:
-                    return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise ConfigurationError(f"the service was not ready within {START_SECONDS} s")
-
-
-def _free_port_near(port: int) -> int:
-    """Return the port, so that printed examples hold; any free one where it is taken."""
-    try:
-        return free_address("127.0.0.1", port).port
-    except (CannotRun, OverflowError):
-        return free_address("127.0.0.1", 0).port
 
 
 def _joined(hosts: tuple[str, ...], host: str) -> str:

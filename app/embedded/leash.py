@@ -16,25 +16,17 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def _become(account: str) -> None:
+def main(parent: str, death_signal: str, account: str, *command: str) -> None:
+    """Replace this process by the command."""
     if account != "-":
         uid, gid = map(int, account.split(":"))
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
-
-
-def _die_with(parent: int, death_signal: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
-    if os.getppid() != parent:  # it ended before we could ask
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(death_signal))
+    if os.getppid() != int(parent):  # it ended before we could ask
         sys.exit(1)
-
-
-def main(parent: str, death_signal: str, account: str, *command: str) -> None:
-    """Replace this process by the command."""
-    _become(account)
-    _die_with(int(parent), int(death_signal))
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and exec would keep so
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -32,17 +32,13 @@ def main() -> None:
             [Recording(path, title=path.stem) for path in media], port=options.port
         )
         simulator.start()
-        _print_addresses(simulator)
+        console = Console()
+        console.print(f"PANOPTO_HOSTS={simulator.host_port}")
+        console.print(f"FETCH_ALLOWED_PRIVATE_HOSTS={simulator.host_port}")
+        for recording in simulator.recordings:
+            console.print(simulator.viewer_url(recording), soft_wrap=True)
         signal.sigwait(ends)
         simulator.stop()
-
-
-def _print_addresses(simulator: PanoptoSimulator) -> None:
-    console = Console()
-    console.print(f"PANOPTO_HOSTS={simulator.host_port}")
-    console.print(f"FETCH_ALLOWED_PRIVATE_HOSTS={simulator.host_port}")
-    for recording in simulator.recordings:
-        console.print(simulator.viewer_url(recording), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +119,11 @@ class EmbeddedPostgres(ServerProcess):
         statement = f"CREATE DATABASE {DATABASE}\n"
         programs.finish("postgres", "--single", "postgres", directory=fresh, statement=statement)
         fresh.rename(self.directory)
-        _sync_directory(self.directory.parent)
+        parent = os.open(self.directory.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,28 +173,19 @@ def _account_for(directory: Path) -> Account | None:
         return None
     if owner and owner.st_uid != 0:
         return Account(owner.st_uid, owner.st_gid)
-    account = _unprivileged_account()
-    if owner:  # root copied or restored it
-        _give(directory, account)
-    return account
-
-
-def _unprivileged_account() -> Account:
     for name in ("postgres", "nobody"):
-        try:
+        with suppress(KeyError):
             entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(entry.pw_uid, entry.pw_gid)
-    raise ConfigurationError(
-        "DATABASE_URL: PostgreSQL cannot run as root, and there is no account `nobody`; "
-        "start as an ordinary user, or set it"
-    )
-
-
-def _give(directory: Path, account: Account) -> None:
-    for path in (directory, *directory.rglob("*")):
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+            break
+    else:
+        raise ConfigurationError(
+            "DATABASE_URL: PostgreSQL cannot run as root, and there is no account `nobody`; "
+            "start as an ordinary user, or set it"
+        )
+    if owner:  # root copied or restored it
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+    return Account(entry.pw_uid, entry.pw_gid)
 
 
 def _binaries_for(account: Account | None) -> Path:
@@ -201,20 +197,9 @@ def _binaries_for(account: Account | None) -> Path:
             "set it, or install studybuddy[embedded]"
         )
     packages = Path(spec.submodule_search_locations[0]).resolve().parent
-    if account is not None and not _open_to_all(packages):
-        packages = _shared_copy(packages)
-    return packages / _BINARIES
-
-
-def _open_to_all(packages: Path) -> bool:
-    folders = [packages / name for name in _NEEDED]
-    executables = [packages / _BINARIES / name for name in ("postgres", "initdb")]
-    entered = {parent for folder in folders for parent in (folder, *folder.parents)}
-    return all(path.stat().st_mode & stat.S_IXOTH for path in (*entered, *executables))
-
-
-def _shared_copy(packages: Path) -> Path:
-    """Copy the wheel's files to where any account can run them, once a version."""
+    if account is None or _open_to_all(packages):
+        return packages / _BINARIES
+    # Copy the wheel's files to where any account can run them, once a version.
     binary = (packages / _BINARIES / "postgres").read_bytes()
     copy = _CACHE / f"postgres-{hashlib.sha256(binary).hexdigest()[:16]}"
     if not copy.exists():
@@ -226,7 +211,14 @@ def _shared_copy(packages: Path) -> Path:
                 f"unprivileged account reaches them, and {_CACHE} cannot be written "
                 f"({error.strerror}); start as an ordinary user, or set it"
             ) from error
-    return copy
+    return copy / _BINARIES
+
+
+def _open_to_all(packages: Path) -> bool:
+    folders = [packages / name for name in _NEEDED]
+    executables = [packages / _BINARIES / name for name in ("postgres", "initdb")]
+    entered = {parent for folder in folders for parent in (folder, *folder.parents)}
+    return all(path.stat().st_mode & stat.S_IXOTH for path in (*entered, *executables))
 
 
 def _copy_whole(packages: Path, copy: Path) -> None:
@@ -245,11 +237,3 @@ def _copy_whole(packages: Path, copy: Path) -> None:
         shutil.rmtree(part)
         if not copy.exists():  # else another process was as quick
             raise
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

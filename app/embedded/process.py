@@ -156,13 +156,40 @@ class ServerProcess(ABC):
 
     def start(self) -> None:
         """Start the server and return once it serves; `ConfigurationError` where it cannot."""
+        path = str(self.socket_path)
+        plain = _PLAIN_PATH.fullmatch(path) and len(path) <= _SOCKET_PATH_BYTES
         try:
-            self._choose_socket_directory()
+            if not plain and self._link is None:
+                self._link = Path(tempfile.mkdtemp(prefix="studybuddy-")) / self.name
+                self._link.symlink_to(self.directory)
+                self.socket_directory = self._link
             self._process = self._launch_alone()
-            self._wait_until_ready(self._process)
+            deadline = time.monotonic() + _READY_SECONDS
+            while not self._ready():
+                if not self.alive or time.monotonic() > deadline:
+                    raise ConfigurationError(
+                        f"DATA_DIR: the embedded {self.name} server does not start; "
+                        f"the end of {self.log_path.name} there tells why"
+                    )
+                time.sleep(_POLL_SECONDS)
         except BaseException:
             self.stop()
             raise
+
+    def _launch_alone(self) -> subprocess.Popen[bytes]:
+        # A server killed a moment ago may still have processes that write: wait for the last.
+        path = self.directory.with_name(f"{self.name}.lock")
+        descriptor = lock(path, timeout_seconds=_PREDECESSOR_SECONDS)
+        if descriptor is None:
+            raise ConfigurationError(f"DATA_DIR: another {self.name} server still uses it")
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
+                flags |= os.O_TRUNC
+            with os.fdopen(os.open(self.log_path, flags, 0o600), "ab") as log:
+                return self._launch(log, descriptor)
+        finally:
+            os.close(descriptor)
 
     def stop(self) -> None:
         """Stop the server, keeping its data."""
@@ -172,40 +199,3 @@ class ServerProcess(ABC):
         if self._link is not None:
             shutil.rmtree(self._link.parent)
             self._link, self.socket_directory = None, self.directory
-
-    def _launch_alone(self) -> subprocess.Popen[bytes]:
-        # A server killed a moment ago may still have processes that write: wait for the last.
-        path = self.directory.with_name(f"{self.name}.lock")
-        descriptor = lock(path, timeout_seconds=_PREDECESSOR_SECONDS)
-        if descriptor is None:
-            raise ConfigurationError(f"DATA_DIR: another {self.name} server still uses it")
-        try:
-            with self._open_log() as log:
-                return self._launch(log, descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _open_log(self) -> IO[bytes]:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
-            flags |= os.O_TRUNC
-        return os.fdopen(os.open(self.log_path, flags, 0o600), "ab")
-
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self._ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise ConfigurationError(
-                    f"DATA_DIR: the embedded {self.name} server does not start; "
-                    f"the end of {self.log_path.name} there tells why"
-                )
-            time.sleep(_POLL_SECONDS)
-
-    def _choose_socket_directory(self) -> None:
-        path = str(self.socket_path)
-        plain = _PLAIN_PATH.fullmatch(path) and len(path) <= _SOCKET_PATH_BYTES
-        if plain or self._link is not None:
-            return
-        self._link = Path(tempfile.mkdtemp(prefix="studybuddy-")) / self.name
-        self._link.symlink_to(self.directory)
-        self.socket_directory = self._link

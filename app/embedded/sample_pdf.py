@@ -4,6 +4,8 @@
 def make_sample_pdf(title: str, pages: int = 3) -> bytes:
     """Return a PDF with that many pages, each with the title and its number in ASCII."""
     first_page = 4
+    words = title.encode("ascii", "replace").decode()
+    words = words.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
     kids = " ".join(f"{first_page + 2 * number} 0 R" for number in range(pages))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
@@ -12,21 +14,12 @@ def make_sample_pdf(title: str, pages: int = 3) -> bytes:
     ]
     for number in range(pages):
         contents = first_page + 2 * number + 1
-        text = f"BT /F1 24 Tf 72 720 Td ({_escaped(title)}, page {number + 1}) Tj ET"
+        text = f"BT /F1 24 Tf 72 720 Td ({words}, page {number + 1}) Tj ET"
         objects.append(
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] "
             f"/Resources << /Font << /F1 3 0 R >> >> /Contents {contents} 0 R >>"
         )
         objects.append(f"<< /Length {len(text)} >>\nstream\n{text}\nendstream")
-    return _assembled(objects)
-
-
-def _escaped(text: str) -> str:
-    plain = text.encode("ascii", "replace").decode()
-    return plain.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
-
-
-def _assembled(objects: list[str]) -> bytes:
     content = b"%PDF-1.4\n"
     offsets = []
     for number, body in enumerate(objects, start=1):

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,7 +40,11 @@ class EmbeddedServers:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        missing = _missing(self.settings)
+        names = ("database_url", "redis_url")
+        missing = {name for name in names if not getattr(self.settings, name)}
+        if missing and self.settings.production:
+            unset = " and ".join(sorted(name.upper() for name in missing))
+            raise ConfigurationError(f"{unset}: required where ENVIRONMENT is production")
         if missing:
             make_data_directory(self.settings.data_path)
             with self._stack as stack:
@@ -73,7 +77,12 @@ class EmbeddedServers:
                 return self._own(missing)
             urls = _running(directory)
             if urls is not None:
-                return _attach(urls, missing)
+                if absent := sorted(name.upper() for name in missing - urls.keys()):
+                    raise ConfigurationError(
+                        f"{absent[0]}: the studybuddy process that holds this DATA_DIR has it set; "
+                        "set it here as well"
+                    )
+                return {name: urls[name] for name in missing}
             time.sleep(_POLL_SECONDS)
         raise ConfigurationError(
             "DATA_DIR: another studybuddy process holds it, but its servers do not answer"
@@ -92,7 +101,13 @@ class EmbeddedServers:
             self._stack.callback(servers[name].stop)
             self._started[name] = servers[name]
         self.owns_database = "database_url" in self._started
-        _write(record, self._started)
+        answers = {
+            name: {"url": server.url, "socket": str(server.socket_path)}
+            for name, server in self._started.items()
+        }
+        part = record.with_suffix(".part")
+        part.write_text(json.dumps(answers))
+        part.rename(record)
         self._stack.callback(record.unlink, missing_ok=True)
         return {name: server.url for name, server in self._started.items()}
 
@@ -112,47 +127,16 @@ def make_data_directory(path: Path) -> None:
         raise ConfigurationError("DATA_DIR: it is not this user's to write in")
 
 
-def _missing(settings: Settings) -> set[str]:
-    missing = {name for name in ("database_url", "redis_url") if not getattr(settings, name)}
-    if missing and settings.production:
-        names = " and ".join(sorted(name.upper() for name in missing))
-        raise ConfigurationError(f"{names}: required where ENVIRONMENT is production")
-    return missing
-
-
-def _write(record: Path, servers: dict[str, ServerProcess]) -> None:
-    answers = {
-        name: {"url": server.url, "socket": str(server.socket_path)}
-        for name, server in servers.items()
-    }
-    part = record.with_suffix(".part")
-    part.write_text(json.dumps(answers))
-    part.rename(record)
-
-
 def _running(directory: Path) -> dict[str, str] | None:
     """The URLs of the servers that the owner has announced and that answer, else None."""
     try:
         servers = json.loads((directory / "embedded.json").read_text())
     except FileNotFoundError:
         return None
-    if not all(_listens(server["socket"]) for server in servers.values()):
-        return None
+    for server in servers.values():
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(server["socket"])
+        except OSError:
+            return None
     return {name: server["url"] for name, server in servers.items()}
-
-
-def _listens(path: str) -> bool:
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
-        return True
-    return False
-
-
-def _attach(urls: dict[str, str], missing: set[str]) -> dict[str, str]:
-    absent = sorted(name.upper() for name in missing - urls.keys())
-    if absent:
-        raise ConfigurationError(
-            f"{absent[0]}: the studybuddy process that holds this DATA_DIR has it set; "
-            "set it here as well"
-        )
-    return {name: urls[name] for name in missing}

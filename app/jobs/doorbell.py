@@ -53,13 +53,11 @@ class ArqDoorbell:
         """Ring, within `RING_SECONDS`; where Redis is away the workers find the work themselves."""
         try:
             async with asyncio.timeout(RING_SECONDS):
-                await self._enqueue()
+                ring_id = uuid4().hex
+                await self._queue.enqueue_job(RING, _job_id=ring_id, _expires=RING_EXPIRES_SECONDS)
                 await self._wakeups.publish([DOORBELL])
         except (RedisError, OSError) as error:
             log.warning("ring_lost", reason=type(error).__name__)
-
-    async def _enqueue(self) -> None:
-        await self._queue.enqueue_job(RING, _job_id=uuid4().hex, _expires=RING_EXPIRES_SECONDS)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -52,18 +52,13 @@ class ProcessName:
             return False
         try:
             os.kill(other.pid, 0)
-            state, start_time = _state_and_start(other.pid)
+            fields = _stat(other.pid)
         except (ProcessLookupError, OverflowError):
             return True
         except OSError:
             # Somebody else's, and hidden from us: it is there.
             return False
-        return state in _ENDED or start_time != other.start_time
-
-
-def _state_and_start(pid: int) -> tuple[str, str]:
-    fields = _stat(pid)
-    return fields[_STATE], fields[_START_TIME]
+        return fields[_STATE] in _ENDED or fields[_START_TIME] != other.start_time
 
 
 def _stat(pid: int) -> list[str]:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -60,13 +60,10 @@ class _Running:
         """Stop the work, once: a second cancellation would cut the cleaning-up short."""
         if not self.lost and self.task is not None:
             self.lost = True
-            self._interrupt()
+            self.give_up()
 
     def give_up(self) -> None:
         """Stop the work so that it is handed back."""
-        self._interrupt()
-
-    def _interrupt(self) -> None:
         if self.task is not None and not self.leaving:
             self.leaving = True
             if self.begun:
@@ -141,25 +138,19 @@ class JobRunner:
 
     async def _claim_forever(self) -> None:
         while not self._stopped.is_set():
-            await self._claim_for_all_lanes()
-            await self._wait_for_ring()
-
-    async def _wait_for_ring(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await self._wanted.wait()
-        self._wanted.clear()
-
-    async def _claim_for_all_lanes(self) -> None:
-        try:
-            if self._contact is None:  # What was left behind goes first: look for it once before.
-                await self._look_around()
-            await self._give_strays_back()
-            for lane in self.lanes:
-                await self._claim_for(lane)
-        except DATABASE_TROUBLE as error:
-            log.warning("claim_failed", reason=type(error).__name__)
-            await asyncio.sleep(RECOVERY_SECONDS)
+            try:
+                if self._contact is None:  # What was left behind goes first: look for it before.
+                    await self._look_around()
+                await self._give_strays_back()
+                for lane in self.lanes:
+                    await self._claim_for(lane)
+            except DATABASE_TROUBLE as error:
+                log.warning("claim_failed", reason=type(error).__name__)
+                await asyncio.sleep(RECOVERY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._wanted.wait()
+            self._wanted.clear()
 
     async def _give_strays_back(self) -> None:
         """Give back what was claimed by a statement whose answer was lost.
@@ -187,11 +178,6 @@ class JobRunner:
             )
         for lease in leases:
             self._start(lease, handlers[lease.kind])
-
-    def _trusted_until(self) -> datetime | None:
-        """Return until when what has not been heard of is known to be gone; None if not yet."""
-        lease = timedelta(seconds=LEASE_SECONDS)
-        return self._contact.trusted_until(lease) if self._contact else None
 
     def _held(self) -> list[Lease]:
         return [running.lease for running in self._running.values()]
@@ -288,8 +274,15 @@ class JobRunner:
             self._seen = [each for each in held if each.holder == self.holder]
             self._left &= {each.token for each in self._seen}
             holders = {each.holder for each in held if each.holder is not None}
-            gone = [holder for holder in holders if self._is_gone(holder)]
-            trusted_until = self._trusted_until()
+            gone = [
+                holder
+                for holder in holders
+                if (other := ProcessName.parse(holder))
+                and self.name is not None
+                and self.name.knows_gone(other)
+            ]
+            # Until when what has not been heard of is known to be gone; None if not yet.
+            trusted_until = self._contact.trusted_until(timedelta(seconds=LEASE_SECONDS))
             if (gone or any(each.has_run_out for each in held)) and (
                 left := await ledger.end_leases(session, gone, trusted_until)
             ):
@@ -297,10 +290,6 @@ class JobRunner:
                 self.ring()
             if trusted_until and (ended := await end_silent_clients(session, trusted_until)):
                 log.warning("silent_clients_ended", transactions=ended)
-
-    def _is_gone(self, holder: str) -> bool:
-        other = ProcessName.parse(holder)
-        return self.name is not None and other is not None and self.name.knows_gone(other)
 
     async def _renew(self, leases: Sequence[Lease]) -> bool:
         """Renew them and stop what was taken away; return whether the database has answered."""

@@ -60,7 +60,10 @@ class RingWorker(Worker):
                     await self._poll_iteration()
                 except (RedisError, OSError) as error:
                     log.warning("doorbell_unreachable", reason=type(error).__name__)
-                    await self._begin_anew()
+                    # arq counts a ring whose start has failed as one that goes on: begin anew.
+                    await self._end_rings()
+                    self.job_counter = 0
+                    self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
                     await asyncio.sleep(RECOVERY_SECONDS)
                 await bell.wait(POLL_SECONDS)
 
@@ -76,12 +79,6 @@ class RingWorker(Worker):
                 task.cancel()
                 await asyncio.wait([task], timeout=1)
             await self._end_rings()
-
-    async def _begin_anew(self) -> None:
-        """Forget what was begun: arq counts a ring whose start has failed as one that goes on."""
-        await self._end_rings()
-        self.job_counter = 0
-        self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
 
     async def _end_rings(self) -> None:
         """Let what was begun end, so that no connection is closed under it."""

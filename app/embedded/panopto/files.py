@@ -55,7 +55,9 @@ class MediaFile:
             return
         headers = Headers(scope=scope)
         size = self._path.stat().st_size
-        etag = self._etag()
+        if self._faults.etag_changes:
+            self._recording.version += 1
+        etag = f'"{self._recording.guid}-{self._recording.version}"'
         asked = self._asked(headers, size, etag)
         if asked is None:
             unsatisfiable = Response(status_code=416, headers={"content-range": f"bytes */{size}"})
@@ -70,7 +72,9 @@ class MediaFile:
 
     def _fault(self) -> Response | None:
         faults = self._faults
-        if faults.bad_segment == _segment_number(self._path) and faults.due("bad_segment_times"):
+        segment = _SEGMENT.fullmatch(self._path.name)
+        number = int(segment[1]) if segment else -1
+        if faults.bad_segment == number and faults.due("bad_segment_times"):
             return HTMLResponse(_PAGE, 503)
         if faults.media_status and faults.due("media_status_times"):
             headers = {"retry-after": faults.retry_after} if faults.retry_after else {}
@@ -78,11 +82,6 @@ class MediaFile:
         if faults.redirect_media_to:
             return RedirectResponse(faults.redirect_media_to, 302)
         return HTMLResponse(_PAGE) if faults.html_media else None
-
-    def _etag(self) -> str:
-        if self._faults.etag_changes:
-            self._recording.version += 1
-        return f'"{self._recording.guid}-{self._recording.version}"'
 
     def _asked(self, headers: Headers, size: int, etag: str) -> _Slice | None:
         """Return the bytes to send, or None where the range lies outside of the file."""
@@ -117,9 +116,13 @@ class MediaFile:
 
         A cut ends the answer short, and the server drops the connection.
         """
-        left = asked.end - asked.start if method != "HEAD" else 0
-        kept = self._kept(asked.start, left)
-        cuts, left = kept < left, kept
+        wanted = left = asked.end - asked.start if method != "HEAD" else 0
+        cut, end = self._faults.cut_after_bytes, self._faults.ends_at_byte
+        if cut is not None and left > cut and self._faults.due("cut_times"):
+            left = cut
+        elif end is not None:
+            left = max(0, min(left, end - asked.start))
+        cuts = left < wanted
         with self._path.open("rb", buffering=0) as file:
             file.seek(asked.start)
             while left > 0 and not gone.done():
@@ -128,13 +131,6 @@ class MediaFile:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if not cuts:
             await send({"type": "http.response.body", "body": b""})
-
-    def _kept(self, start: int, length: int) -> int:
-        """Return how many of the bytes asked for are sent."""
-        cut, end = self._faults.cut_after_bytes, self._faults.ends_at_byte
-        if cut is not None and length > cut and self._faults.due("cut_times"):
-            return cut
-        return length if end is None else max(0, min(length, end - start))
 
     async def _next(self, file: int, left: int) -> bytes:
         rate, link = self._faults.bytes_per_second, self._recording.link
@@ -151,9 +147,3 @@ class MediaFile:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _segment_number(path: Path) -> int:
-    """Return the number in a segment's name, or -1 where it is none."""
-    match = _SEGMENT.fullmatch(path.name)
-    return int(match[1]) if match else -1

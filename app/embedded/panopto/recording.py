@@ -202,6 +202,10 @@ class Recording:
     def _stream(self, base_url: str, tag: str, name: str) -> dict[str, Any]:
         root = f"{self.media_base_url or base_url}/sessions/{self.guid}/{name}"
         hls = f"{root}/hls/master.m3u8" if "hls" in self.offers else None
+        segments = [
+            {"Start": start, "End": end, "RelativeStart": stop - (end - start)}
+            for (start, end), stop in zip(self.edits, self._edit_ends(), strict=True)
+        ]
         return {
             "PublicID": str(uuid4()),
             "Tag": tag,
@@ -211,15 +215,8 @@ class Recording:
             "StreamTypeName": "Streaming",
             "RelativeStart": self.starts_at_seconds,
             "RelativeEnd": self.starts_at_seconds + self.raw_duration_seconds(),
-            "RelativeSegments": self._relative_segments(),
+            "RelativeSegments": segments or None,
         }
-
-    def _relative_segments(self) -> list[dict[str, float]] | None:
-        segments = [
-            {"Start": start, "End": end, "RelativeStart": stop - (end - start)}
-            for (start, end), stop in zip(self.edits, self._edit_ends(), strict=True)
-        ]
-        return segments or None
 
     def _edit_ends(self) -> list[float]:
         """Return where each edit ends in the recording."""

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Self
@@ -60,7 +60,18 @@ class PanoptoSimulator:
         self._packaging = threading.Lock()
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
-        self.app: ASGIApp = _Recorder(self._routes(), self.requests)
+        delivery = "/Panopto/Pages/Viewer/DeliveryInfo.aspx"
+        routes = [
+            Route("/Panopto/Pages/Viewer.aspx", self._viewer),
+            Route("/Panopto/Pages/Embed.aspx", self._viewer),
+            Route("/Panopto/Pages/Viewer/Default.aspx", self._viewer),
+            Route("/Panopto/Pages/Auth/Login.aspx", self._login),
+            Route(delivery, self._delivery_info, methods=["GET", "POST"]),
+            Route("/Panopto/Podcast/{way}/{name}.mp4", self._podcast),
+            Route("/sessions/{guid}/{track}/hls/{name}", self._hls_file),
+            Route("/sessions/{guid}/{track}/{name}.mp4", self._media),
+        ]
+        self.app: ASGIApp = _Recorder(Starlette(routes=routes), self.requests)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self.start)
@@ -126,21 +137,6 @@ class PanoptoSimulator:
             self._thread.join()
         self._hls.cleanup()
 
-    def _routes(self) -> Starlette:
-        delivery = "/Panopto/Pages/Viewer/DeliveryInfo.aspx"
-        return Starlette(
-            routes=[
-                Route("/Panopto/Pages/Viewer.aspx", self._viewer),
-                Route("/Panopto/Pages/Embed.aspx", self._viewer),
-                Route("/Panopto/Pages/Viewer/Default.aspx", self._viewer),
-                Route("/Panopto/Pages/Auth/Login.aspx", self._login),
-                Route(delivery, self._delivery_info, methods=["GET", "POST"]),
-                Route("/Panopto/Podcast/{way}/{name}.mp4", self._podcast),
-                Route("/sessions/{guid}/{track}/hls/{name}", self._hls_file),
-                Route("/sessions/{guid}/{track}/{name}.mp4", self._media),
-            ]
-        )
-
     async def _viewer(self, request: Request) -> StarletteResponse:
         recording = self._asked_for(request.query_params.get("id"), request.query_params.get("tid"))
         if recording is None:
@@ -188,7 +184,8 @@ class PanoptoSimulator:
             return MediaFile(recording, recording.media)
         if not recording.audio_podcast:
             return HTMLResponse(_PAGE.format(title="Not found"), 404)
-        return MediaFile(recording, await asyncio.to_thread(self._audio_podcast, recording))
+        path = Path(self._hls.name) / f"{recording.guid}.mp4"
+        return MediaFile(recording, await self._made(audio_alone, recording.media, path))
 
     async def _media(self, request: Request) -> ASGIApp:
         recording = self._recordings.get(request.path_params["guid"])
@@ -203,8 +200,10 @@ class PanoptoSimulator:
         source = _track(recording, track)
         if recording is None or source is None:
             return HTMLResponse(_PAGE.format(title="Not found"), 404)
-        folder = await asyncio.to_thread(self._packaged, recording, source, track)
-        path = folder / Path(request.path_params["name"]).name
+        shape = recording.hls_shape
+        name = "-".join([recording.guid, track, *map(str, astuple(shape))])
+        master = await self._made(package, source, Path(self._hls.name) / name, shape)
+        path = master.parent / Path(request.path_params["name"]).name
         if not path.is_file():
             return HTMLResponse(_PAGE.format(title="Not found"), 404)
         if recording.faults.live and path.suffix == ".m3u8":
@@ -212,15 +211,14 @@ class PanoptoSimulator:
             return PlainTextResponse(text, media_type="application/vnd.apple.mpegurl")
         return MediaFile(recording, path)
 
-    def _audio_podcast(self, recording: Recording) -> Path:
-        with self._packaging:
-            return audio_alone(recording.media, Path(self._hls.name) / f"{recording.guid}.mp4")
+    async def _made(self, make: Callable[..., Path], *arguments: object) -> Path:
+        """Run it in a thread, one at a time."""
 
-    def _packaged(self, recording: Recording, source: Path, track: str) -> Path:
-        shape = recording.hls_shape
-        name = "-".join([recording.guid, track, *map(str, astuple(shape))])
-        with self._packaging:
-            return package(source, Path(self._hls.name) / name, shape).parent
+        def alone() -> Path:
+            with self._packaging:
+                return make(*arguments)
+
+        return await asyncio.to_thread(alone)
 
     def _asked_for(self, guid: str | None, tid: str | None) -> Recording | None:
         if guid:
@@ -245,17 +243,14 @@ class _Recorder:
             headers.get("cookie"),
         )
         self._records.append(record)
-        await self._app(scope, receive, _counting(record, send))
 
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+            await send(message)
+            record.sent_bytes += len(message.get("body", b""))
 
-def _counting(record: RequestRecord, send: Send) -> Send:
-    async def counted(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            record.status = message["status"]
-        await send(message)
-        record.sent_bytes += len(message.get("body", b""))
-
-    return counted
+        await self._app(scope, receive, counted)
 
 
 def _to_login(request: Request) -> StarletteResponse:

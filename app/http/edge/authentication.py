@@ -57,7 +57,7 @@ class AuthenticationMiddleware:
                 tokens, via = request_tokens(scope)
                 viewer = await verify_any(self._verifier, tokens)
             except Unauthenticated as error:
-                await _refuse(scope, receive, send, error)
+                await refusal(scope, error)(scope, receive, send)
                 return
             scope.setdefault("state", {}).update(viewer=viewer, auth_via=via)
         await self._app(scope, receive, send)
@@ -86,28 +86,21 @@ def _is_public(scope: Scope) -> bool:
         return reads
     if path == GRAPHQL_PATH and reads:
         return not carries_operation(scope)
-    return _is_preflight(scope) or carries_signature(scope)
-
-
-def _is_preflight(scope: Scope) -> bool:
-    return scope["method"] == "OPTIONS" and any(
+    asks_first = scope["method"] == "OPTIONS" and any(
         name == b"access-control-request-method" for name, _ in scope["headers"]
     )
+    return asks_first or carries_signature(scope)
 
 
 def request_tokens(scope: Scope) -> tuple[list[str], AuthVia]:
     """Return the request's tokens; a header, however bad, means that no cookie is looked at."""
     authorizations = [value for name, value in scope["headers"] if name == b"authorization"]
-    if authorizations:
-        return [_bearer_token(authorizations)], "header"
-    return session_cookies(scope), "cookie"
-
-
-def _bearer_token(authorizations: list[bytes]) -> str:
+    if not authorizations:
+        return session_cookies(scope), "cookie"
     scheme, _, token = authorizations[0].decode("latin-1").strip().partition(" ")
     if len(authorizations) > 1 or scheme.lower() != "bearer":
         raise Unauthenticated
-    return token.strip()
+    return [token.strip()], "header"
 
 
 def session_cookies(scope: Scope) -> list[str]:
@@ -120,17 +113,13 @@ def session_cookies(scope: Scope) -> list[str]:
     headers = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
     tokens: dict[str, str] = {}
     for pair in ";".join(headers).split(";"):
-        name, _, value = pair.partition("=")
-        if _is_session(name.strip()):
-            tokens.setdefault(name.strip(), value.strip().strip('"'))
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if name == SESSION_COOKIE or name.startswith(f"{SESSION_COOKIE}_"):
+            tokens.setdefault(name, value.strip('"'))
     found = [token for token in tokens.values() if token]
     if not found:
         raise Unauthenticated
     return found[:_MAX_SESSION_COOKIES]
-
-
-def _is_session(name: str) -> bool:
-    return name == SESSION_COOKIE or name.startswith(f"{SESSION_COOKIE}_")
 
 
 async def verify_any(verifier: Verifier, tokens: Sequence[str]) -> Viewer:
@@ -139,8 +128,3 @@ async def verify_any(verifier: Verifier, tokens: Sequence[str]) -> Viewer:
         with contextlib.suppress(Unauthenticated):
             return await verifier.verify(token)
     raise Unauthenticated
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: Unauthenticated) -> None:
-    response = refusal(scope, error)
-    await response(scope, receive, send)

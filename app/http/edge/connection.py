@@ -18,13 +18,35 @@ MAX_HEAD_BYTES = 64 * 1024
 STALL_SECONDS = 60.0
 
 
-class HttpConnection(HttpToolsProtocol):
+class _StallLimit(asyncio.Protocol):
+    """Ends a connection whose client has taken nothing for 60 s."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what is waited for."""
+        _cancel(self._stall_timer)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give the client its time to read on."""
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        _cancel(self._stall_timer)
+        super().resume_writing()
+
+
+class HttpConnection(_StallLimit, HttpToolsProtocol):
     """One HTTP connection: each head within 20 s and 64 KiB, no write that stalls for 60 s."""
 
     _in_head = True
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
-    _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -34,7 +56,6 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what is waited for."""
         self._stop_waiting()
-        _cancel(self._stall_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,16 +79,6 @@ class HttpConnection(HttpToolsProtocol):
         """Expect the next head."""
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
-
-    def pause_writing(self) -> None:
-        """Give the client its time to read on."""
-        super().pause_writing()
-        self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Go on writing."""
-        _cancel(self._stall_timer)
-        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the form that all errors have."""
@@ -101,13 +112,11 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-class SocketConnection(WebSocketsSansIOProtocol):
+class SocketConnection(_StallLimit, WebSocketsSansIOProtocol):
     """One WebSocket: no write that stalls for 60 s, and no traceback for text that is not UTF-8.
 
     Such a message is handed on as binary, and the endpoint calls it malformed.
     """
-
-    _stall_timer: asyncio.TimerHandle | None = None
 
     def send_receive_event_to_app(self) -> None:
         """Hand one whole message to the app."""
@@ -117,21 +126,6 @@ class SocketConnection(WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 self.curr_msg_data_type = "bytes"
         super().send_receive_event_to_app()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what is waited for."""
-        _cancel(self._stall_timer)
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Give the client its time to read on."""
-        super().pause_writing()
-        self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Go on writing."""
-        _cancel(self._stall_timer)
-        super().resume_writing()
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

@@ -47,11 +47,13 @@ def error_response(
     extensions: dict[str, Any] = {"code": code}
     if code == INTERNAL:
         extensions["requestId"] = scope.get("state", {}).get("request_id")
+    accept = Headers(scope=scope).get("accept", "") if scope.get("path") == GRAPHQL_PATH else ""
+    asked = response_type(accept, subscription=False)
     return JSONResponse(
         {"errors": [{"message": message, "extensions": extensions}]},
         status_code=status or _STATUS.get(code, 500),
         headers=dict(headers or {}),
-        media_type=_media_type(scope),
+        media_type=ResponseType.JSON if asked is ResponseType.EVENTS else asked,
     )
 
 
@@ -90,8 +92,11 @@ def refusal(scope: Scope, error: DomainError) -> Response:
     A short body is left for the server to skip; a long one ends the connection with the answer.
     """
     response = domain_error_response(scope, error)
-    if _may_bring_long_body(scope):
-        response.headers["Connection"] = "close"
+    for name, value in scope["headers"]:
+        # The server has made sure that a length is digits.
+        is_long = name == b"content-length" and int(value[:20]) > _SKIPPED_BODY_BYTES
+        if is_long or name == b"transfer-encoding":
+            response.headers["Connection"] = "close"
     return response
 
 
@@ -116,19 +121,3 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 async def on_invalid_request(request: Request, error: Exception) -> Response:
     """Handle parameters that the framework could not decode."""
     return error_response(request.scope, "BAD_USER_INPUT", "The request is not valid.", status=422)
-
-
-def _media_type(scope: Scope) -> str:
-    accept = Headers(scope=scope).get("accept", "") if scope.get("path") == GRAPHQL_PATH else ""
-    asked = response_type(accept, subscription=False)
-    return ResponseType.GRAPHQL if asked is ResponseType.GRAPHQL else ResponseType.JSON
-
-
-def _may_bring_long_body(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding":
-            return True
-        if name == b"content-length":
-            # The server has made sure that these are digits.
-            return len(value) > 9 or int(value) > _SKIPPED_BODY_BYTES
-    return False

@@ -46,8 +46,23 @@ def health_routes(
     async def live(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def query(engine: AsyncEngine) -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
     async def ready(request: Request) -> Response:
-        return _readiness(await _checks(dependencies(request)))
+        parts = dependencies(request)
+        checks = {
+            "database": query(parts.engine),
+            "storage": parts.storage.check(),
+            "redis": parts.redis.ping(),
+        }
+        work = await asyncio.gather(*(_works(name, check) for name, check in checks.items()))
+        failed = {name for name, works in zip(checks, work, strict=True) if not works}
+        status = "unavailable" if failed & _NEEDED else "degraded" if failed else "ok"
+        told = {name: "down" if name in failed else "ok" for name in checks}
+        body = {"status": status, "checks": told}
+        return JSONResponse(body, status_code=503 if status == "unavailable" else 200)
 
     async def metrics(request: Request) -> Response:
         if not _may_read_metrics(request, settings):
@@ -60,21 +75,6 @@ def health_routes(
         Route("/health/ready", ready, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
     ]
-
-
-async def _checks(parts: Dependencies) -> dict[str, bool]:
-    checks = {
-        "database": _query(parts.engine),
-        "storage": parts.storage.check(),
-        "redis": parts.redis.ping(),
-    }
-    results = await asyncio.gather(*(_works(name, check) for name, check in checks.items()))
-    return dict(zip(checks, results, strict=True))
-
-
-async def _query(engine: AsyncEngine) -> None:
-    async with engine.connect() as connection:
-        await connection.execute(text("SELECT 1"))
 
 
 async def _count_jobs(engine: AsyncEngine) -> None:
@@ -95,18 +95,6 @@ async def _works(name: str, check: Awaitable[object]) -> bool:
         _log.warning("health.down", part=name, reason=type(error).__name__)
         return False
     return True
-
-
-def _readiness(checks: dict[str, bool]) -> Response:
-    failed = {name for name, works in checks.items() if not works}
-    status = "degraded" if failed else "ok"
-    if failed & _NEEDED:
-        status = "unavailable"
-    body = {
-        "status": status,
-        "checks": {name: "ok" if works else "down" for name, works in checks.items()},
-    }
-    return JSONResponse(body, status_code=503 if status == "unavailable" else 200)
 
 
 def _may_read_metrics(request: Request, settings: Settings) -> bool:

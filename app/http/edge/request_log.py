@@ -83,7 +83,8 @@ class UnhandledErrorMiddleware:
         try:
             await self._app(scope, receive, send_and_note)
         except asyncio.CancelledError:
-            if not _is_stopping(scope):
+            stopping: asyncio.Event | None = scope.get("state", {}).get("stopping")
+            if stopping is None or not stopping.is_set():
                 raise
             # The server ends what has not finished in time; who waits is told to come again.
             _log.warning("request.cut_off")
@@ -95,11 +96,6 @@ class UnhandledErrorMiddleware:
             _log.exception("request.failed")
             if not begun:
                 await internal_error_response(scope)(scope, receive, send)
-
-
-def _is_stopping(scope: Scope) -> bool:
-    stopping: asyncio.Event | None = scope.get("state", {}).get("stopping")
-    return stopping is not None and stopping.is_set()
 
 
 def route_label(path: str) -> str:

@@ -148,7 +148,10 @@ class CrossSiteMiddleware:
             needed = f"Queries in a URL need an Origin or the header {PREFLIGHT_HEADER}."
             return None if headers.get(PREFLIGHT_HEADER) else needed
         if reads and "origin" not in headers:
-            return None if _comes_from_here(headers) else "This page may not embed the file."
+            place = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+            embeds = place != ("navigate", "document")
+            is_foreign = headers.get("sec-fetch-site") == "cross-site"
+            return "This page may not embed the file." if is_foreign and embeds else None
         if not self._origins.allows(scope):
             return "Requests from this origin are not allowed."
         content_type = headers.get("content-type", "").strip().lower()
@@ -171,25 +174,15 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = _completed(message.get("headers", ()))
+                headers = list(message.get("headers", ()))
+                present = {name.lower() for name, _ in headers}
+                has_policy = b"content-security-policy" in present
+                wanted = _EVERYWHERE if has_policy else _EVERYWHERE + _CLOSED
+                headers += [header for header in wanted if header[0] not in present]
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-def _completed(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    present = {name.lower() for name, _ in headers}
-    wanted = _EVERYWHERE
-    if b"content-security-policy" not in present:
-        wanted = _EVERYWHERE + _CLOSED
-    return [*headers, *(header for header in wanted if header[0] not in present)]
-
-
-def _comes_from_here(headers: Headers) -> bool:
-    if headers.get("sec-fetch-site", "none") != "cross-site":
-        return True
-    mode, destination = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
-    return (mode, destination) == ("navigate", "document")
 
 
 def _is_own(origin: str, scheme: str, host: str) -> bool:

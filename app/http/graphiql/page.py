@@ -48,13 +48,16 @@ def make_graphiql_page(
     if not are_installed(assets):
         return lambda: _MISSING
     template = (_HERE / "page.html").read_text(encoding="utf-8")
+    tenants = settings.panopto_hosts
+    host = f"http://{tenants[0]}" if tenants else f"https://{_EXAMPLE_HOST}"
+    lecture_url = f"{host}/Panopto/Pages/Viewer.aspx?id={_EXAMPLE_SESSION}"
     issuer = None
     if settings.uses_development_issuer:
         issuer = DevelopmentIssuer.load(settings.data_path)
 
     def page() -> str:
         token = issuer.issue(DEMO_USER, DEMO_TOKEN_SECONDS) if issuer else None
-        config = {"token": token, "lectureUrl": _lecture_url(settings)}
+        config = {"token": token, "lectureUrl": lecture_url}
         # A script element ends at its closing tag, whatever the JSON string around that is.
         return template.replace("{{config}}", json.dumps(config).replace("<", "\\u003c"))
 
@@ -65,23 +68,14 @@ def graphiql_routes(settings: Settings, assets: Path = ASSETS_DIRECTORY) -> list
     """Return the way from ``/`` to the page, and its files' routes; none where GRAPHIQL is off."""
     if not settings.graphiql_enabled:
         return []
-    home = Route("/", _to_the_page)
+
+    async def home(_request: Request) -> Response:
+        return RedirectResponse(GRAPHQL_PATH)
+
+    async def script(_request: Request) -> Response:
+        return FileResponse(_HERE / "page.js", media_type="text/javascript")
+
     if not are_installed(assets):
-        return [home]
+        return [Route("/", home)]
     files = Mount(ASSETS_PATH, StaticFiles(directory=assets))
-    return [home, Route(f"{ASSETS_PATH}/page.js", _script), files]
-
-
-async def _to_the_page(_request: Request) -> Response:
-    return RedirectResponse(GRAPHQL_PATH)
-
-
-async def _script(_request: Request) -> Response:
-    return FileResponse(_HERE / "page.js", media_type="text/javascript")
-
-
-def _lecture_url(settings: Settings) -> str:
-    """Return a viewer link for the example: of the first further tenant, where there is one."""
-    tenants = settings.panopto_hosts
-    host = f"http://{tenants[0]}" if tenants else f"https://{_EXAMPLE_HOST}"
-    return f"{host}/Panopto/Pages/Viewer.aspx?id={_EXAMPLE_SESSION}"
+    return [Route("/", home), Route(f"{ASSETS_PATH}/page.js", script), files]

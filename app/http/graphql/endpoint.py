@@ -79,6 +79,15 @@ class MethodNotAllowed(MalformedRequest):
     """The operation changes something, and came with GET (HTTP 405)."""
 
 
+_STATUS: Mapping[type[DomainError], int] = {
+    Unauthenticated: 401,
+    MethodNotAllowed: 405,
+    PayloadTooLarge: 413,
+    UnsupportedMediaType: 415,
+    RateLimited: 429,
+}
+
+
 class GraphQLEndpoint:
     """Answers ``/graphql``.
 
@@ -169,8 +178,12 @@ class _Exchange:
             return
         except OperationRefused as refusal:
             await self._answer(refusal.answer)
-        except DomainError as error:
-            await self._refuse(error)
+        except DomainError as error:  # not well-formed, or one too many
+            status, headers = _STATUS.get(type(error), 400), error_headers(error)
+            if status == 405:
+                headers["Allow"] = _METHODS
+            body = {"errors": [format_exception(error, self._request_id)]}
+            await self._respond(status, body, headers)
 
     def _content_type(self) -> str:
         """Return the body's media type, or raise `UnsupportedMediaType`."""
@@ -235,14 +248,6 @@ class _Exchange:
         status = 400 if strict and answer.refused else 200
         await self._respond(507 if answer.storage_full else status, answer.body, {})
 
-    async def _refuse(self, error: DomainError) -> None:
-        """Answer to a request that is not well-formed, or that is one too many."""
-        status, headers = _status_of(error), error_headers(error)
-        if status == 405:
-            headers["Allow"] = _METHODS
-        body = {"errors": [format_exception(error, self._request_id)]}
-        await self._respond(status, body, headers)
-
     async def _respond(
         self, status: int, body: dict[str, Any], own_headers: Mapping[str, str]
     ) -> None:
@@ -264,18 +269,6 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
         await self._body.drain(self._endpoint.settings.max_upload_bytes)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _status_of(error: DomainError) -> int:
-    if isinstance(error, Unauthenticated):
-        return 401
-    if isinstance(error, PayloadTooLarge):
-        return 413
-    if isinstance(error, RateLimited):
-        return 429
-    if isinstance(error, MethodNotAllowed):
-        return 405
-    return 415 if isinstance(error, UnsupportedMediaType) else 400
 
 
 async def _once(answer: Answer) -> AsyncGenerator[Answer, None]:

@@ -82,7 +82,8 @@ async def _send_events(
                     return True
                 waiting = asyncio.create_task(_next(answers))
             elif time.time() >= ends_at:
-                await _write(send, _next_event(_expired()))
+                expired = format_exception(Unauthenticated("The session has expired."), "")
+                await _write(send, _next_event({"errors": [expired]}))
                 return False
             elif not any(task.done() for task in leaving):
                 await _write(send, _HEARTBEAT)
@@ -107,7 +108,3 @@ async def _write(send: Send, body: bytes) -> None:
 
 def _next_event(body: dict[str, Any]) -> bytes:
     return b"event: next\ndata: " + orjson.dumps(body) + b"\n\n"
-
-
-def _expired() -> dict[str, Any]:
-    return {"errors": [format_exception(Unauthenticated("The session has expired."), "")]}

@@ -23,16 +23,13 @@ def accepted(header: str) -> dict[str, float]:
     for entry in header.split(","):
         name, _, parameters = entry.partition(";")
         if media_type := name.strip().lower():
-            qualities[media_type] = max(_quality(";" + parameters), qualities.get(media_type, 0))
+            found = _QUALITY.search(";" + parameters)
+            try:
+                quality = min(float(found[1]), 1.0) if found else 1.0
+            except ValueError:
+                quality = 1.0
+            qualities[media_type] = max(quality, qualities.get(media_type, 0))
     return qualities
-
-
-def _quality(parameters: str) -> float:
-    found = _QUALITY.search(parameters)
-    try:
-        return min(float(found[1]), 1.0) if found else 1.0
-    except ValueError:
-        return 1.0
 
 
 def accepts_html(header: str) -> bool:

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -71,7 +70,13 @@ class PersistedDocuments:
         if settings.redis_url is None:
             raise ConfigurationError("REDIS_URL: must be known here")
         path = settings.persisted_documents
-        known = _read(path) if path else {}
+        try:
+            known = orjson.loads(path.read_bytes()) if path else {}
+        except (OSError, ValueError):
+            reason = "PERSISTED_DOCUMENTS: no JSON file can be read there"
+            raise ConfigurationError(reason) from None
+        if not isinstance(known, dict) or not all(isinstance(each, str) for each in known.values()):
+            raise ConfigurationError("PERSISTED_DOCUMENTS: must hold an object of hash: document")
         return cls(settings.redis_url, known, only_known=settings.persisted_only)
 
     async def close(self) -> None:
@@ -104,20 +109,17 @@ class PersistedDocuments:
             return
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._store(text, document_id)
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    pipeline.set(_PREFIX + document_id, text, ex=_LIFETIME_SECONDS)
+                    pipeline.zadd(_INDEX, {document_id: time.time()})
+                    pipeline.expire(_INDEX, _LIFETIME_SECONDS)
+                    pipeline.zcard(_INDEX)
+                    count = (await pipeline.execute())[-1]
+                if count > _MAX_REMEMBERED:
+                    oldest = await self._redis.zpopmin(_INDEX, count - _MAX_REMEMBERED)
+                    await self._redis.delete(*(_PREFIX + name for name, _ in oldest))
         except (RedisError, OSError) as error:
             _log.warning("document.not_remembered", reason=type(error).__name__)
-
-    async def _store(self, text: str, document_id: str) -> None:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.set(_PREFIX + document_id, text, ex=_LIFETIME_SECONDS)
-            pipeline.zadd(_INDEX, {document_id: time.time()})
-            pipeline.expire(_INDEX, _LIFETIME_SECONDS)
-            pipeline.zcard(_INDEX)
-            count = (await pipeline.execute())[-1]
-        if count > _MAX_REMEMBERED:
-            oldest = await self._redis.zpopmin(_INDEX, count - _MAX_REMEMBERED)
-            await self._redis.delete(*(_PREFIX + name for name, _ in oldest))
 
     async def _recall(self, document_id: str) -> str | None:
         try:
@@ -131,16 +133,3 @@ class PersistedDocuments:
         except (RedisError, OSError) as error:
             _log.warning("document.not_looked_up", reason=type(error).__name__)
             return None
-
-
-def _read(path: Path) -> dict[str, str]:
-    """Return the documents of a JSON file ``{"hash": "document", …}``."""
-    try:
-        documents = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise ConfigurationError("PERSISTED_DOCUMENTS: no JSON file can be read there") from None
-    if not isinstance(documents, dict) or not all(
-        isinstance(text, str) for text in documents.values()
-    ):
-        raise ConfigurationError("PERSISTED_DOCUMENTS: must hold an object of hash: document")
-    return documents

@@ -34,7 +34,11 @@ def request_from(parameters: object) -> GraphQLRequest:
         raise MalformedRequest("Batches of operations are not supported.")
     if not isinstance(parameters, dict):
         raise MalformedRequest("The request must be a JSON object.")
-    document_id = _document_id(_optional(parameters, "extensions", dict) or {})
+    extensions = _optional(parameters, "extensions", dict) or {}
+    persisted = extensions.get("persistedQuery")
+    document_id = persisted.get("sha256Hash") if isinstance(persisted, dict) else None
+    if not isinstance(document_id, str) or not 0 < len(document_id) <= _MAX_ID_CHARACTERS:
+        document_id = None  # What cannot be a hash counts as none.
     query = parameters.get("query")
     if not isinstance(query, str) and (query or document_id is None):
         raise MalformedRequest("The request needs a query, which is a string.")
@@ -53,13 +57,6 @@ def url_request(query_string: bytes) -> GraphQLRequest:
         if name in parameters:
             parameters[name] = parse_json(parameters[name])
     return request_from(parameters)
-
-
-def _document_id(extensions: dict[str, Any]) -> str | None:
-    """Return the hash of ``persistedQuery``; what cannot be one counts as none."""
-    persisted = extensions.get("persistedQuery")
-    found = persisted.get("sha256Hash") if isinstance(persisted, dict) else None
-    return found if isinstance(found, str) and 0 < len(found) <= _MAX_ID_CHARACTERS else None
 
 
 def _optional(parameters: dict[str, Any], name: str, expected: type) -> Any:

@@ -38,26 +38,23 @@ class RequestBody:
         """
         if self.complete:
             return None
-        message = await self._next_message()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        self.complete = not message.get("more_body", False)
-        body: bytes = message.get("body", b"")
-        self._bytes += len(body)
-        return body
-
-    async def _next_message(self) -> Any:
         loop = asyncio.get_running_loop()
         began = loop.time()
         earned = self._bytes / _LEAST_BYTES_PER_SECOND
         patience = min(_IDLE_SECONDS, _IDLE_SECONDS + earned - self._seconds_waited)
         try:
             async with asyncio.timeout(max(0.0, patience)):
-                return await self._receive()
+                message = await self._receive()
         except TimeoutError:
             raise MalformedRequest("The body did not arrive in time.") from None
         finally:
             self._seconds_waited += loop.time() - began
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        self.complete = not message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        self._bytes += len(body)
+        return body
 
     async def read(self, limit_bytes: int) -> bytes:
         """Return the whole body, or raise `PayloadTooLarge` as soon as it exceeds the limit."""

@@ -9,7 +9,7 @@ to this process already: clients try again later, which they would not after 442
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -69,28 +69,20 @@ class GraphQLSocket:
         self._socket = WebSocket(scope, receive, send)
         with ExitStack() as self._counted:
             try:
-                await self._accept()
+                offered = SUBPROTOCOL in scope.get("subprotocols", [])
+                await self._socket.accept(subprotocol=SUBPROTOCOL if offered else None)
+                if not offered:
+                    raise _Closed(4406, "Subprotocol not acceptable")
                 await self._read()
             except _Closed as closing:
-                await self._close(closing)
+                # No operation may send after the close frame.
+                await self._cancel(*self._operations.values())
+                with suppress(RuntimeError, WebSocketDisconnect):  # the client was faster
+                    await self._socket.close(closing.code, closing.reason)
             except WebSocketDisconnect:
                 pass  # by the client, or by the server with 1012 as it stops
             finally:
                 await self._cancel(*self._operations.values())
-
-    async def _accept(self) -> None:
-        offered = SUBPROTOCOL in self._socket.scope.get("subprotocols", [])
-        await self._socket.accept(subprotocol=SUBPROTOCOL if offered else None)
-        if not offered:
-            raise _Closed(4406, "Subprotocol not acceptable")
-
-    async def _close(self, closing: _Closed) -> None:
-        # No operation may send after the close frame.
-        await self._cancel(*self._operations.values())
-        try:
-            await self._socket.close(closing.code, closing.reason)
-        except (RuntimeError, WebSocketDisconnect):
-            return  # the client was faster
 
     async def _read(self) -> None:
         """Handle messages until the deadline: of connection_init first, of the session then."""
@@ -124,7 +116,7 @@ class GraphQLSocket:
             case "pong":
                 _payload(message)
             case "subscribe":
-                await self._on_subscribe(_id(message), _request(message))
+                await self._on_subscribe(_id(message), message.get("payload"))
             case "complete":
                 await self._cancel(self._operations.pop(_id(message), None))
             case _:
@@ -171,7 +163,11 @@ class GraphQLSocket:
         seconds_left = viewer.expires_at + self._settings.socket_grace_seconds - time.time()
         self._deadline.reschedule(asyncio.get_running_loop().time() + seconds_left)
 
-    async def _on_subscribe(self, operation_id: str, request: GraphQLRequest) -> None:
+    async def _on_subscribe(self, operation_id: str, payload: object) -> None:
+        try:
+            request = request_from(payload)
+        except MalformedRequest:
+            raise _malformed() from None
         if self._viewer is None:
             raise _Closed(4401, "Unauthorized")
         if operation_id in self._operations:
@@ -187,7 +183,13 @@ class GraphQLSocket:
         """Run one operation; its id is free again before its last message goes out."""
         request_id = uuid4().hex
         try:
-            await self._send_answers(operation_id, request, viewer, request_id)
+            operation = await self._runner.prepare(request, request_id)
+            context = self._context_factory(viewer, request_id)
+            async with aclosing(self._runner.stream(operation, context, request_id)) as answers:
+                async for answer in answers:
+                    if answer.refused:
+                        raise OperationRefused(answer.body["errors"])
+                    await self._send({"id": operation_id, "type": "next", "payload": answer.body})
             errors = None
         except OperationRefused as refusal:
             errors = refusal.errors
@@ -200,17 +202,6 @@ class GraphQLSocket:
             await self._send({"id": operation_id, "type": "complete"})
         else:
             await self._send_error(operation_id, errors)
-
-    async def _send_answers(
-        self, operation_id: str, request: GraphQLRequest, viewer: Viewer, request_id: str
-    ) -> None:
-        operation = await self._runner.prepare(request, request_id)
-        context = self._context_factory(viewer, request_id)
-        async with aclosing(self._runner.stream(operation, context, request_id)) as answers:
-            async for answer in answers:
-                if answer.refused:
-                    raise OperationRefused(answer.body["errors"])
-                await self._send({"id": operation_id, "type": "next", "payload": answer.body})
 
     async def _send_error(self, operation_id: str, errors: list[dict[str, Any]]) -> None:
         await self._send({"id": operation_id, "type": "error", "payload": errors})
@@ -243,10 +234,3 @@ def _id(message: dict[str, Any]) -> str:
     if not isinstance(operation_id, str) or not 0 < len(operation_id) <= _MAX_ID_CHARACTERS:
         raise _malformed()
     return operation_id
-
-
-def _request(message: dict[str, Any]) -> GraphQLRequest:
-    try:
-        return request_from(message.get("payload"))
-    except MalformedRequest:
-        raise _malformed() from None
