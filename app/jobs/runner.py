@@ -6,10 +6,9 @@ ring was lost, whose time has come, or whose worker died is found without anyone
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
@@ -126,7 +125,13 @@ class JobRunner:
             self.stop()
             watch.cancel()
             await self._hand_everything_back(claims)
-            await _cancel_all([*parts, *self._tasks()], self._give_rest_back())
+            # Where the database hangs, some of it may go on.
+            left = [*parts, *self._tasks()]
+            last_word = asyncio.create_task(self._give_rest_back())
+            for task in left:
+                task.cancel()
+            await asyncio.wait([*left, last_word], timeout=_END_SECONDS)
+            last_word.cancel()
         for part in parts:
             if part.done() and not part.cancelled():
                 part.result()
@@ -346,14 +351,3 @@ class JobRunner:
                 await asyncio.sleep(RECOVERY_SECONDS)
             else:
                 return "handed_back"
-
-
-async def _cancel_all(
-    tasks: Sequence["asyncio.Task[Any]"], last: Coroutine[Any, Any, None]
-) -> None:
-    """Cancel what is left, with a last word; where the database hangs, some may go on."""
-    saying = asyncio.create_task(last)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait([*tasks, saying], timeout=_END_SECONDS)
-    saying.cancel()

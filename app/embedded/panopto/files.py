@@ -126,22 +126,19 @@ class MediaFile:
         with self._path.open("rb", buffering=0) as file:
             file.seek(asked.start)
             while left > 0 and not gone.done():
-                chunk = await self._next(file.fileno(), left)
+                rate, link = self._faults.bytes_per_second, self._recording.link
+                if link is not None:
+                    chunk = os.read(file.fileno(), min(left, _PACED_BYTES))
+                    await link.carry(len(chunk))
+                elif rate is not None:
+                    await asyncio.sleep(0.05)
+                    chunk = os.read(file.fileno(), min(left, max(1, rate // 20)))
+                else:
+                    chunk = os.read(file.fileno(), min(left, _CHUNK_BYTES))
                 left -= len(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if not cuts:
             await send({"type": "http.response.body", "body": b""})
-
-    async def _next(self, file: int, left: int) -> bytes:
-        rate, link = self._faults.bytes_per_second, self._recording.link
-        if link is not None:
-            chunk = os.read(file, min(left, _PACED_BYTES))
-            await link.carry(len(chunk))
-            return chunk
-        if rate is None:
-            return os.read(file, min(left, _CHUNK_BYTES))
-        await asyncio.sleep(0.05)
-        return os.read(file, min(left, max(1, rate // 20)))
 
 
 async def _disconnected(receive: Receive) -> None:
