@@ -9,14 +9,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
 from app.http.edge import connection
+from app.http.edge.server import running_server
 from app.http.graphql import request_body
+from app.settings import load_settings
 from tests.support.edge import TOKEN, Edge, running_edge
 from tests.support.graphql_ws import open_socket
 from tests.support.wait import wait_until
 
 HEAD = f"POST /graphql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+_START = {"type": "http.response.start", "status": 200, "headers": []}
 JSON_HEAD = HEAD + b"Content-Type: application/json\r\n"
 
 
@@ -247,3 +256,44 @@ async def test_broken_frames_end_the_socket(edge: Edge, frames: bytes, codes: se
         closing = await asyncio.wait_for(reader.readexactly(4), 5)
         assert closing[0] == 0x88, closing
         assert struct.unpack("!H", closing[2:])[0] in codes
+
+
+@pytest.mark.parametrize("is_socket", [False, True])
+async def test_who_reads_nothing_is_not_written_to_for_ever(
+    is_socket: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALL_SECONDS", 0.3)
+    gone = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+
+        async def listen() -> None:
+            while not (await receive())["type"].endswith("disconnect"):
+                pass
+            gone.set()
+
+        await send({"type": "websocket.accept"} if is_socket else _START)
+        ear = asyncio.create_task(listen())
+        piece = b"\0" * 65536
+        body = {"type": "http.response.body", "body": piece, "more_body": True}
+        with contextlib.suppress(ClientDisconnected, OSError):
+            while not gone.is_set():
+                await send({"type": "websocket.send", "bytes": piece} if is_socket else body)
+                await asyncio.sleep(0)
+        await ear
+
+    settings = load_settings(port=0)
+    async with running_server(endless, settings) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(UPGRADE if is_socket else b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await wait_until(gone.is_set, "the connection is ended")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for step in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{step}.complete"})
