@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import structlog
 
-from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.fetch.file import fetch_file, whole_file_of
 from app.ingest.fetch.hls import fetch_stream
@@ -15,7 +14,6 @@ from app.ingest.fetch.hls_streams import HlsStream, NoPlaylist, open_streams
 from app.ingest.fetch.part import begun_source, source_name
 from app.ingest.fetch.ranges.audio import AudioOptions, audio_ranges_of, fetch_audio
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused
-from app.ingest.fetch.tracks import has_audio_track
 from app.ingest.model import (
     DownloadedSource,
     LectureRequest,
@@ -87,11 +85,10 @@ class MediaDownloader:
         key_stem: str,
         report: ReportProgress,
     ) -> DownloadedSource:
-        """Fetch one of the lecture's media, or raise: NO_AUDIO where it names no sound."""
+        """Fetch one of the lecture's media; whether it has sound the extractor tells."""
         within = copy.copy(self)
         within._max_source_bytes -= lecture.had_bytes
         source = await within._fetch(location, lecture, scratch, key_stem, report)
-        await _require_audio(source, scratch)
         log.info(
             "medium_fetched",
             tier=source.tier.value,
@@ -120,7 +117,6 @@ class MediaDownloader:
         if await form_of_file(scratch.path_of(source.key)) == "playlist":
             await scratch.delete_file(source.key)
             return await self._fetch_hls(replace(location, kind="hls"), scratch, key_stem, report)
-        await _require_audio(source, scratch)
         return source
 
     async def _fetch_file(
@@ -199,7 +195,6 @@ class MediaDownloader:
                     continue
                 try:
                     source = await self._fetch_stream(client, stream, scratch, key_stem, report)
-                    await _require_audio(source, scratch)
                 except IngestFailed as error:
                     if error.transient:
                         raise
@@ -248,16 +243,6 @@ async def _has_ranges_failed(
     if lecture.failed_attempts != 1:
         return lecture.failed_attempts > 1
     return await begun_source(scratch, key_stem) != audio_ranges_of(location)
-
-
-async def _require_audio(source: DownloadedSource, scratch: LocalFiles) -> None:
-    """Raise NO_AUDIO, and leave nothing, where the file's index names no audio track.
-
-    The index of the first run tells nothing of the later ones.
-    """
-    if not source.runs and await has_audio_track(scratch.path_of(source.key)) is False:
-        await scratch.delete_file(source.key)
-        raise IngestFailed(LectureFailure.NO_AUDIO, "The recording has no audio.")
 
 
 def _duration(segments: tuple[Segment, ...]) -> float:

@@ -7,14 +7,13 @@ the part that the next attempt goes on with.
 
 import asyncio
 import hashlib
-import io
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
@@ -23,12 +22,12 @@ from app.ingest.fetch.hls_streams import HlsStream, no_audio, unreadable
 from app.ingest.fetch.part import Extension, FetchedFile, Version, open_part, source_name
 from app.ingest.fetch.playlist import ByteRange, MediaPlaylist, Part, SegmentKey
 from app.ingest.fetch.segment_bytes import decrypted, is_whole, piece_of, without_tag
-from app.ingest.fetch.tracks import names_audio
 from app.ingest.model import Progress, ReportProgress, Run
 from app.ingest.net.guard import FetchedBody, GuardedClient
 from app.ingest.net.host_limits import may_be_crowding
 from app.ingest.net.retries import PATIENCE, Patience, Retries
 from app.ingest.net.sniffing import require_media
+from app.ingest.sandbox.run import ChildError, ChildKilled, Limits, run_child
 from app.storage.protocol import LocalFiles
 
 _MAX_SEGMENT_BYTES = 64 * 1024 * 1024
@@ -36,6 +35,8 @@ _IN_FLIGHT = 8
 _MOST_BYTES_AHEAD = 32 * 1024 * 1024
 _MAX_PIECES = 16
 _KEY_BYTES = 16
+_HEARING = Limits(memory_bytes=1024**3, cpu_seconds=20, file_bytes=0)
+_HEARING_SECONDS = 30
 _REFUSALS = frozenset({LectureFailure.SOURCE_NOT_FOUND, LectureFailure.LOGIN_REQUIRED})
 
 
@@ -68,7 +69,9 @@ async def fetch_stream(
     version = Version(source_name("hls", stream.location.url), fingerprint, None)
     async with open_part(scratch, key_stem) as part:
         await part.require(version)
-        if len(part.ends) > len(stream.playlist.parts):
+        inits = list(takewhile(lambda each: each.is_init or each.is_gap, stream.playlist.parts))
+        # Of nothing but the codec's settings nobody has asked yet whether it has sound.
+        if len(part.ends) > len(stream.playlist.parts) or 0 < len(part.ends) <= len(inits):
             await part.begin(version)
         had = _Had(len(part.ends), part.size_bytes)
         segments = _Segments(client, stream, report, max_bytes, patience, had)
@@ -76,7 +79,7 @@ async def fetch_stream(
         async with aclosing(segments.bodies()) as bodies:
             async for body in bodies:
                 if begun is not None:
-                    begun = _heard(stream.playlist, len(part.ends), begun + body)
+                    begun = await _heard(stream.playlist, len(part.ends), begun + body)
                 await part.append_piece(body)
         runs = tuple(_runs(stream.playlist, part.ends))
         extension: Extension = "mp4" if stream.playlist.is_fragmented_mp4 else "ts"
@@ -84,7 +87,7 @@ async def fetch_stream(
         return FetchedStream(await part.publish(extension, fetched_bytes), runs)
 
 
-def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | None:
+async def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | None:
     """Return what has come up to part ``number``, or None where enough has.
 
     Raises NO_AUDIO where that names tracks, and none of sound; a later run may have other tracks.
@@ -92,9 +95,17 @@ def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | None:
     part = playlist.parts[number]
     if part.is_init or part.is_gap:
         return begun
-    may_change = any(each.starts_run for each in playlist.parts)
-    if not may_change and names_audio(io.BytesIO(begun)) is False:
-        raise no_audio()
+    if not any(each.starts_run for each in playlist.parts):
+        with suppress(ChildError, ChildKilled):  # What has no answer may have sound.
+            answer = await run_child(
+                "app.ingest.sandbox.tasks.sound",
+                {},
+                content=begun,
+                limits=_HEARING,
+                timeout_seconds=_HEARING_SECONDS,
+            )
+            if answer["may_sound"] is False:
+                raise no_audio()
     return None
 
 

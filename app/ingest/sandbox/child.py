@@ -21,6 +21,7 @@ _TASKS = (
     "app.ingest.sandbox.tasks.delivery",
     "app.ingest.sandbox.tasks.pages",
     "app.ingest.sandbox.tasks.playlist",
+    "app.ingest.sandbox.tasks.sound",
     "app.ingest.sandbox.tasks.ytdlp",
     "app.ingest.sandbox.tasks.ytdlp_names",
 )

@@ -6,6 +6,7 @@ The file is an MP4 as the pipeline writes it (ISO/IEC 14496-12, 4.2 and 8.2.2).
 import struct
 from dataclasses import dataclass, field
 
+from app.ingest.boxes import HEADER_BYTES, Box, box_at
 from app.storage.protocol import ObjectStore
 
 LEAST_BYTES = 500
@@ -23,13 +24,14 @@ async def read_duration(storage: ObjectStore, key: str) -> float | None:
     """
     size_bytes = (await storage.stat_file(key)).size_bytes
     reader = _Reader(storage, key)
-    boxes = dict(await _boxes(reader, range(size_bytes)))
+    boxes = await _boxes(reader, 0, size_bytes)
     if next(iter(boxes), None) != b"ftyp" or not boxes.keys() >= {b"moov", b"mdat"}:
         return None
-    index = dict(await _boxes(reader, boxes[b"moov"]))
+    moov = boxes[b"moov"]
+    index = await _boxes(reader, moov.body, moov.end)
     if b"mvhd" not in index:
         return None
-    return _duration_in(await reader.read(index[b"mvhd"].start, 32))
+    return _duration_in(await reader.read(index[b"mvhd"].body, 32))
 
 
 @dataclass(slots=True)
@@ -51,33 +53,17 @@ class _Reader:
         return self._held[start - self._start :][:count]
 
 
-async def _boxes(reader: _Reader, inside: range) -> list[tuple[bytes, range]]:
-    """Return each box's kind and where its content is; none where one makes no sense."""
-    found: list[tuple[bytes, range]] = []
-    at = inside.start
-    while at < inside.stop:
-        box = _box_at(at, await reader.read(at, 16), inside.stop)
-        if box is None or len(found) == _MOST_BOXES:
-            return []
+async def _boxes(reader: _Reader, start: int, end: int) -> dict[bytes, Box]:
+    """Return the boxes by their kind; none where one makes no sense or there are too many."""
+    found: list[Box] = []
+    while start < end:
+        header = await reader.read(start, min(HEADER_BYTES, end - start))
+        box = box_at(start, header, end)
+        if box is None or box.end > end or len(found) == _MOST_BOXES:
+            return {}
         found.append(box)
-        at = box[1].stop
-    return found
-
-
-def _box_at(at: int, header: bytes, limit: int) -> tuple[bytes, range] | None:
-    """Return the box that begins there, or None where it is none or goes past the limit."""
-    if len(header) < 8:
-        return None
-    length, kind = struct.unpack(">I4s", header[:8])
-    content = 8
-    if length == 0:
-        length = limit - at
-    elif length == 1 and len(header) == 16:
-        (length,) = struct.unpack(">Q", header[8:])
-        content = 16
-    if length < content or at + length > limit:
-        return None
-    return kind, range(at + content, at + length)
+        start = box.end
+    return {box.kind: box for box in found}
 
 
 def _duration_in(header: bytes) -> float | None:

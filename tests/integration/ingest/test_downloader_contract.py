@@ -11,6 +11,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.panopto.server import COOKIE
 from app.embedded.sample_media import make_audio
 from app.errors import IngestFailed, NotReadyYet
+from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import (
     DownloadedSource,
@@ -20,6 +21,7 @@ from app.ingest.model import (
     Segment,
 )
 from app.ingest.net.guard import GuardedClient
+from app.ingest.pipeline import AudioPipeline
 from app.settings import load_settings
 from app.storage.local import LocalStorage
 from tests.support.panopto import MIB, Reports, download_first, files_in, request_for
@@ -164,17 +166,28 @@ async def test_silent_slides_are_passed_over(
     assert not [each for each in simulator.requests if "/slides/" in each.path]
 
 
-@pytest.mark.parametrize("offers", [("hls",), ("mp4",), ("hls", "mp4")])
 async def test_a_silent_stream_is_left_for_the_next_with_sound(
+    lectures: Lectures, simulator: PanoptoSimulator, lecture_mp4: Path, silent_mp4: Path
+) -> None:
+    mistagged = Recording(silent_mp4, slides=lecture_mp4, offers=("hls",))
+    simulator.add(mistagged)
+    await lectures.get(request_for(simulator, mistagged))
+
+
+@pytest.mark.parametrize("offers", [("hls",), ("mp4",), ("hls", "mp4")])
+async def test_a_silent_medium_is_left_for_the_next_with_sound(
     lectures: Lectures,
     simulator: PanoptoSimulator,
     lecture_mp4: Path,
     silent_mp4: Path,
     offers: tuple[str, ...],
 ) -> None:
-    mistagged = Recording(silent_mp4, slides=lecture_mp4, offers=offers)
-    simulator.add(mistagged)
-    await lectures.get(request_for(simulator, mistagged))
+    mistagged = simulator.add(Recording(silent_mp4, slides=lecture_mp4, offers=offers))
+    pipeline = AudioPipeline(lectures.downloader, PyAvAudioExtractor(), lectures.scratch, 60)
+    lecture = await pipeline.resolve(request_for(simulator, mistagged), Reports())
+    async with pipeline.audio_of(lecture, STEM, Reports()) as audio:
+        assert audio.duration_seconds == pytest.approx(30, abs=0.2)
+    assert await files_in(lectures.scratch) == []
 
 
 @pytest.mark.parametrize("offers", [("hls",), ("mp4",), ("hls", "mp4")])
@@ -182,7 +195,13 @@ async def test_a_recording_without_sound_is_no_audio(
     lectures: Lectures, simulator: PanoptoSimulator, silent_mp4: Path, offers: tuple[str, ...]
 ) -> None:
     silent = simulator.add(Recording(silent_mp4, offers=offers))
-    failure = await lectures.fails(request_for(simulator, silent))
+    pipeline = AudioPipeline(lectures.downloader, PyAvAudioExtractor(), lectures.scratch, 60)
+    lecture = await pipeline.resolve(request_for(simulator, silent), Reports())
+    with pytest.raises(IngestFailed) as raised:
+        async with pipeline.audio_of(lecture, STEM, Reports()):
+            pass
+    assert await files_in(lectures.scratch) == []
+    failure = raised.value
     assert (failure.failure, failure.transient) == (LectureFailure.NO_AUDIO, False)
 
 

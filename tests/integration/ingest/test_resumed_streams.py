@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.domain import LectureFailure
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed, StorageError
@@ -61,6 +62,22 @@ async def test_a_stream_goes_on_after_its_last_whole_segment(
     assert last.downloaded_bytes == kept + resumed.file.fetched_bytes
     assert last.total_bytes == pytest.approx(last.downloaded_bytes, rel=0.01)
     assert sorted(await files_in(attempts.scratch)) == sorted([whole.file.key, resumed.file.key])
+
+
+async def test_a_silent_stream_is_found_out_where_only_its_settings_were_fetched_before(
+    attempts: Attempts, simulator: PanoptoSimulator, silent_mp4: Path
+) -> None:
+    recording = streamed(simulator, silent_mp4, hls_fragmented_mp4=True)
+    recording.faults.bad_segment, recording.faults.bad_segment_times = 0, None
+    with pytest.raises(IngestFailed) as passing:
+        await attempts.stream(recording)
+    assert passing.value.transient
+    assert len(attempts.ends(NEW)) == 1
+    recording.faults.bad_segment = None
+    with pytest.raises(IngestFailed) as found:
+        await attempts.stream(recording)
+    assert (found.value.failure, found.value.transient) == (LectureFailure.NO_AUDIO, False)
+    assert await files_in(attempts.scratch) == []
 
 
 @pytest.mark.parametrize("kind", ["mp4", "podcast"])

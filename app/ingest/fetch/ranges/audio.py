@@ -9,7 +9,6 @@ The result is an MP4 of one track: the index written anew, and the samples one a
 import asyncio
 import contextlib
 import hashlib
-import struct
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
@@ -21,6 +20,7 @@ import structlog
 
 from app.domain import DownloadStage
 from app.errors import DomainError
+from app.ingest.boxes import HEADER_BYTES, box_at
 from app.ingest.fetch.file import too_large
 from app.ingest.fetch.part import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.fetch.playlist import ByteRange
@@ -183,26 +183,16 @@ class _Boxes:
         for _ in range(_MAX_BOXES):
             if at >= self.size_bytes:
                 break
-            kind, length = await self._header(at)
-            if kind == b"moof":
+            header = await self._bytes(at, min(HEADER_BYTES, self.size_bytes - at))
+            box = box_at(at, header, self.size_bytes)
+            if box is None:
+                raise RangesRefused("no_mp4")
+            if box.kind == b"moof":
                 raise RangesRefused("fragmented")
-            if kind == b"moov":
-                return await self._whole(at, length)
-            at += length
+            if box.kind == b"moov":
+                return await self._whole(at, box.end - at)
+            at = box.end
         raise RangesRefused("no_index")
-
-    async def _header(self, at: int) -> tuple[bytes, int]:
-        header = await self._bytes(at, min(16, self.size_bytes - at))
-        if len(header) < 8:
-            raise RangesRefused("no_mp4")
-        length, kind = struct.unpack(">I4s", header[:8])
-        if length == 1 and len(header) == 16:
-            (length,) = struct.unpack(">Q", header[8:])
-        elif length == 0:
-            length = self.size_bytes - at
-        if length < 8:
-            raise RangesRefused("no_mp4")
-        return kind, length
 
     async def _bytes(self, at: int, count: int) -> bytes:
         inside = at - self.window_start

@@ -20,10 +20,10 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 
+from app.ingest.boxes import HEADER_BYTES, box_at
 from app.ingest.sandbox.child import Refused
-from app.ingest.sandbox.media.boxes import ends_inside_a_box
 
-_INPUT = {
+INPUT = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mp3,aac,ac3,eac3"
     ",ogg,flac,wav",
     "protocol_whitelist": "file",
@@ -31,6 +31,7 @@ _INPUT = {
 _LATE_SECONDS = 0.5
 """Sound that begins so long after the pictures has a silence before it."""
 _LATEST_SECONDS = 3600.0
+_MOST_BOXES = 10_000
 _TOLERANCE = 0.005
 _TOLERANCE_SECONDS = 1.0
 
@@ -79,12 +80,34 @@ def runs_of(path: Path, later: Iterable[tuple[int, float, float]]) -> list[Run]:
 
 def _open(file: Any, path: Path) -> InputContainer:
     try:
-        container: InputContainer = av.open(file, "r", options=_INPUT, metadata_errors="replace")
+        container: InputContainer = av.open(file, "r", options=INPUT, metadata_errors="replace")
     except MemoryError:
         raise
     except av.FFmpegError:
         raise Refused("truncated" if ends_inside_a_box(path) else "unreadable") from None
     return container
+
+
+def ends_inside_a_box(path: Path) -> bool:
+    """Tell whether the file is an MP4 whose last box is longer than what there is of it.
+
+    An MP4 with its index at the end cannot even be opened when it is cut: this tells it from a
+    file that never was a recording.
+    """
+    size_bytes, at = path.stat().st_size, 0
+    with path.open("rb") as content:
+        for number in range(_MOST_BOXES):
+            content.seek(at)
+            header = content.read(HEADER_BYTES)
+            if number == 0 and header[4:8] != b"ftyp":
+                return False
+            box = box_at(at, header, size_bytes)
+            if box is None:
+                return len(header) < 8
+            at = box.end
+            if at >= size_bytes:
+                return at > size_bytes
+    return False
 
 
 class _Slice(io.RawIOBase):

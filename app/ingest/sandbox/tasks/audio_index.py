@@ -8,10 +8,11 @@ import base64
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
+from app.ingest.boxes import HEADER_BYTES, Box, box_at
 from app.ingest.sandbox.child import Refused
 
 _MAX_BOXES = 4096
@@ -27,13 +28,6 @@ _FTYP = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"isom", 512, b"isom", b"mp41")
 _MDAT_HEADER_BYTES = 16
 # Boxes of a track that point at other tracks or into the file, or that nobody needs.
 _LEFT_OUT = frozenset({b"tref", b"udta", b"meta", b"saiz", b"saio", b"stco", b"co64"})
-
-
-class _Box(NamedTuple):
-    kind: bytes
-    start: int
-    body: int
-    end: int
 
 
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +88,7 @@ class _Index:
 class _Track:
     """One ``trak`` box."""
 
-    def __init__(self, content: bytes, box: _Box) -> None:
+    def __init__(self, content: bytes, box: Box) -> None:
         self._content = content
         self._box = box
 
@@ -150,7 +144,7 @@ class _Track:
         table = struct.pack(f">II{len(offsets)}Q", 0, len(offsets), *offsets)
         return self._rebuilt(self._box, _box(b"co64", table))
 
-    def _rebuilt(self, box: _Box, table: bytes) -> bytes:
+    def _rebuilt(self, box: Box, table: bytes) -> bytes:
         if box.kind not in _CONTAINERS:
             return self._content[box.start : box.end]
         kept = (
@@ -199,14 +193,14 @@ class _Track:
         number: int = struct.unpack_from(">I", self._content, at)[0]
         return number
 
-    def _needed(self, *path: bytes) -> _Box:
+    def _needed(self, *path: bytes) -> Box:
         box = self._found(*path)
         if box is None:
             raise Refused("index_unusual")
         return box
 
-    def _found(self, *path: bytes) -> _Box | None:
-        box: _Box | None = self._box
+    def _found(self, *path: bytes) -> Box | None:
+        box: Box | None = self._box
         for kind in path:
             if box is None:
                 return None
@@ -254,23 +248,12 @@ def _box(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
-def _boxes(content: bytes, start: int, end: int) -> list[_Box]:
-    boxes = list(_iter_boxes(content, start, end))
-    if len(boxes) > _MAX_BOXES:
-        raise Refused("index_unusual")
-    return boxes
-
-
-def _iter_boxes(content: bytes, start: int, end: int) -> Iterator[_Box]:
+def _boxes(content: bytes, start: int, end: int) -> list[Box]:
+    boxes: list[Box] = []
     while start + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", content, start)
-        body = start + 8
-        if size == 1 and body + 8 <= end:
-            (size,) = struct.unpack_from(">Q", content, body)
-            body += 8
-        elif size == 0:
-            size = end - start
-        if start + size < body or start + size > end:
+        box = box_at(start, content[start : min(start + HEADER_BYTES, end)], end)
+        if box is None or box.end > end or len(boxes) == _MAX_BOXES:
             raise Refused("index_unusual")
-        yield _Box(kind, start, body, start + size)
-        start += size
+        boxes.append(box)
+        start = box.end
+    return boxes
