@@ -9,7 +9,7 @@ import structlog
 from app.cancellation import ended
 from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
-from app.ingest.model import ExtractedAudio, Run, Segment
+from app.ingest.model import ExtractedAudio, RunStart, Segment
 from app.ingest.sandbox.run import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class PyAvAudioExtractor:
         target: Path,
         segments: tuple[Segment, ...] = (),
         *,
-        runs: tuple[Run, ...] = (),
+        runs: tuple[RunStart, ...] = (),
         timeout_seconds: float,
     ) -> ExtractedAudio:
         """Write the audio track to ``target``; on an error or cancellation nothing is left."""
@@ -53,7 +53,7 @@ class PyAvAudioExtractor:
 
 
 def _arguments(
-    source: Path, target: Path, segments: tuple[Segment, ...], runs: tuple[Run, ...]
+    source: Path, target: Path, segments: tuple[Segment, ...], runs: tuple[RunStart, ...]
 ) -> dict[str, Any]:
     return {
         "source": str(source),

@@ -52,7 +52,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunStart:
     """Where a fetched file goes on with clocks and codec settings of its own.
 
     Such is an HLS discontinuity: nothing from ``first_byte`` on may be read as the continuation of
@@ -145,7 +145,7 @@ class DownloadedSource:
     segments: tuple[Segment, ...] = ()
     tier: Tier = Tier.WHOLE_FILE
     fetched_bytes: int = 0
-    runs: tuple[Run, ...] = ()
+    runs: tuple[RunStart, ...] = ()
     has_changed: bool = False
     slack_seconds: float = 0.0
 
@@ -208,7 +208,7 @@ class AudioExtractor(Protocol):
         target: Path,
         segments: tuple[Segment, ...] = (),
         *,
-        runs: tuple[Run, ...] = (),
+        runs: tuple[RunStart, ...] = (),
         timeout_seconds: float,
     ) -> ExtractedAudio:
         """Write the audio track to ``target``; on an error or cancellation nothing is left."""

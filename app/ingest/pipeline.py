@@ -30,7 +30,7 @@ from app.ingest.model import (
     Progress,
     ReportProgress,
     ResolvedLecture,
-    Run,
+    RunStart,
 )
 from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
@@ -108,7 +108,7 @@ class AudioPipeline:
             audio = await self._extract(source, piece_key, report)
             require_whole(audio, source, alone)
             first_byte = await in_thread(_append, audio.path, joined)
-            runs.append(Run(first_byte, start_seconds))
+            runs.append(RunStart(first_byte, start_seconds))
             alone = replace(alone, had_bytes=alone.had_bytes + source.size_bytes)
         size_bytes = joined.stat().st_size
         return DownloadedSource(joined_key, size_bytes, None, runs=tuple(runs[1:]))

@@ -20,9 +20,9 @@ from app.errors import IngestFailed
 from app.ingest.fetch.file import too_large
 from app.ingest.fetch.hls_streams import HlsStream, no_audio, unreadable
 from app.ingest.fetch.part import Extension, FetchedFile, Version, open_part, source_name
-from app.ingest.fetch.playlist import ByteRange, MediaPlaylist, Part, SegmentKey
+from app.ingest.fetch.playlist import ByteRange, MediaPlaylist, Piece, SegmentKey
 from app.ingest.fetch.segment_bytes import decrypted, is_whole, piece_of, without_tag
-from app.ingest.model import Progress, ReportProgress, Run
+from app.ingest.model import Progress, ReportProgress, RunStart
 from app.ingest.net.guard import FetchedBody, GuardedClient
 from app.ingest.net.host_limits import may_be_crowding
 from app.ingest.net.retries import PATIENCE, Patience, Retries
@@ -33,7 +33,7 @@ from app.storage.protocol import LocalFiles
 _MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 _IN_FLIGHT = 8
 _MOST_BYTES_AHEAD = 32 * 1024 * 1024
-_MAX_PIECES = 16
+_MAX_ANSWERS = 16
 _KEY_BYTES = 16
 _HEARING = Limits(memory_bytes=1024**3, cpu_seconds=20, file_bytes=0)
 _HEARING_SECONDS = 30
@@ -42,10 +42,10 @@ _REFUSALS = frozenset({LectureFailure.SOURCE_NOT_FOUND, LectureFailure.LOGIN_REQ
 
 @dataclass(frozen=True, slots=True)
 class FetchedStream:
-    """The stored object, and where in it further runs begin (see `Run`)."""
+    """The stored object, and where in it further runs begin (see `RunStart`)."""
 
     file: FetchedFile
-    runs: tuple[Run, ...]
+    runs: tuple[RunStart, ...]
 
 
 async def fetch_stream(
@@ -64,18 +64,18 @@ async def fetch_stream(
     playlist is the same.  What was fetched stays as `open_part` tells.  Raises NO_AUDIO as soon as
     the first segment shows it.
     """
-    # In a thread: a playlist may name 50,000 parts.
+    # In a thread: a playlist may name 50,000 pieces.
     fingerprint = await asyncio.to_thread(_fingerprint, stream.playlist)
     version = Version(source_name("hls", stream.location.url), fingerprint, None)
     async with open_part(scratch, key_stem) as part:
         await part.require(version)
-        inits = list(takewhile(lambda each: each.is_init or each.is_gap, stream.playlist.parts))
+        inits = list(takewhile(lambda each: each.is_init or each.is_gap, stream.playlist.pieces))
         # Of nothing but the codec's settings nobody has asked yet whether it has sound.
-        if len(part.ends) > len(stream.playlist.parts) or 0 < len(part.ends) <= len(inits):
+        if len(part.ends) > len(stream.playlist.pieces) or 0 < len(part.ends) <= len(inits):
             await part.begin(version)
         had = _Had(len(part.ends), part.size_bytes)
         segments = _Segments(client, stream, report, max_bytes, patience, had)
-        begun = b"" if had.parts == 0 else None
+        begun = b"" if had.pieces == 0 else None
         async with aclosing(segments.bodies()) as bodies:
             async for body in bodies:
                 if begun is not None:
@@ -88,14 +88,14 @@ async def fetch_stream(
 
 
 async def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | None:
-    """Return what has come up to part ``number``, or None where enough has.
+    """Return what has come up to piece ``number``, or None where enough has.
 
     Raises NO_AUDIO where that names tracks, and none of sound; a later run may have other tracks.
     """
-    part = playlist.parts[number]
-    if part.is_init or part.is_gap:
+    piece = playlist.pieces[number]
+    if piece.is_init or piece.is_gap:
         return begun
-    if not any(each.starts_run for each in playlist.parts):
+    if not any(each.starts_run for each in playlist.pieces):
         with suppress(ChildError, ChildKilled):  # What has no answer may have sound.
             answer = await run_child(
                 "app.ingest.sandbox.tasks.sound",
@@ -109,43 +109,43 @@ async def _heard(playlist: MediaPlaylist, number: int, begun: bytes) -> bytes | 
     return None
 
 
-def _runs(playlist: MediaPlaylist, ends: Sequence[int]) -> Iterator[Run]:
-    """Yield where the discontinuities are, in the bytes of the parts that end there."""
+def _runs(playlist: MediaPlaylist, ends: Sequence[int]) -> Iterator[RunStart]:
+    """Yield where the discontinuities are, in the bytes of the pieces that end there."""
     start_byte, start_seconds, slack_seconds = 0, 0.0, 0.0
-    for part, end in zip(playlist.parts, ends, strict=True):
-        if part.starts_run:
-            yield Run(start_byte, start_seconds, slack_seconds)
-        start_byte, start_seconds = end, start_seconds + part.duration_seconds
-        slack_seconds += part.slack_seconds
+    for piece, end in zip(playlist.pieces, ends, strict=True):
+        if piece.starts_run:
+            yield RunStart(start_byte, start_seconds, slack_seconds)
+        start_byte, start_seconds = end, start_seconds + piece.duration_seconds
+        slack_seconds += piece.slack_seconds
 
 
 def _fingerprint(playlist: MediaPlaylist) -> str:
     """Return what tells the playlist from one that would make another file.
 
     Signatures in queries change from answer to answer; they count only where nothing else tells
-    the parts apart.
+    the pieces apart.
     """
-    parts = [_unsigned(part) for part in playlist.parts]
-    if len(set(parts)) < len(set(playlist.parts)):
-        parts = list(playlist.parts)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    pieces = [_unsigned(piece) for piece in playlist.pieces]
+    if len(set(pieces)) < len(set(playlist.pieces)):
+        pieces = list(playlist.pieces)
+    return hashlib.sha256(repr(pieces).encode()).hexdigest()
 
 
-def _unsigned(part: Part) -> Part:
-    key = part.key and replace(part.key, url=part.key.url.partition("?")[0])
-    return replace(part, url=part.url.partition("?")[0], key=key)
+def _unsigned(piece: Piece) -> Piece:
+    key = piece.key and replace(piece.key, url=piece.key.url.partition("?")[0])
+    return replace(piece, url=piece.url.partition("?")[0], key=key)
 
 
 @dataclass(frozen=True, slots=True)
 class _Had:
     """What is there of the stream already."""
 
-    parts: int
+    pieces: int
     size_bytes: int
 
 
 class _Room:
-    """The memory for parts that wait: all but the first in line stop where it is used up."""
+    """The memory for pieces that wait: all but the first in line stop where it is used up."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -153,13 +153,13 @@ class _Room:
         self._changed = asyncio.Condition()
 
     async def take(self, number: int, count: int) -> None:
-        """Hold so many bytes more of a part, and wait until more may come."""
+        """Hold so many bytes more of a piece, and wait until more may come."""
         self._held[number] = self._held.get(number, 0) + count
         async with self._changed:
             await self._changed.wait_for(lambda: number == self.first or self._has_room)
 
     def forget(self, number: int) -> int:
-        """Hold nothing of a part that will be fetched again; return how much that was."""
+        """Hold nothing of a piece that will be fetched again; return how much that was."""
         return self._held.pop(number, 0)
 
     async def advance(self) -> None:
@@ -175,7 +175,7 @@ class _Room:
 
 
 class _Segments:
-    """A playlist's parts in order, from some part on, the next ones on their way meanwhile."""
+    """A playlist's pieces in order, from some piece on, the next ones on their way meanwhile."""
 
     def __init__(
         self,
@@ -191,23 +191,23 @@ class _Segments:
         self._report = report
         self._max_bytes = max_bytes
         self._retries = Retries(patience)
-        self._first = had.parts
+        self._first = had.pieces
         self.received_bytes = had.size_bytes
         """What was there already, and what has arrived of it since; no byte counts twice."""
-        parts = stream.playlist.parts[: had.parts]
-        self._done_seconds = math.fsum(part.duration_seconds for part in parts)
+        pieces = stream.playlist.pieces[: had.pieces]
+        self._done_seconds = math.fsum(piece.duration_seconds for piece in pieces)
         self._done_bytes = had.size_bytes
-        self._room = _Room(had.parts)
+        self._room = _Room(had.pieces)
         self._keys: dict[str, asyncio.Future[bytes]] = {}
         self._takes_ranges = False
-        self._whole: tuple[str, bytes] = ("", b"")  # A file that cannot be had in parts.
+        self._whole: tuple[str, bytes] = ("", b"")  # A file that cannot be had in pieces.
         self._whole_turn = asyncio.Lock()
-        self._total_seconds = math.fsum(part.duration_seconds for part in stream.playlist.parts)
+        self._total_seconds = math.fsum(piece.duration_seconds for piece in stream.playlist.pieces)
         self._told_bytes = stream.playlist.total_bytes
 
     async def bodies(self) -> AsyncGenerator[bytes, None]:
-        """Yield one part after the other, or raise.  The first is asked for alone."""
-        upcoming = islice(enumerate(self._stream.playlist.parts), self._first, None)
+        """Yield one piece after the other, or raise.  The first is asked for alone."""
+        upcoming = islice(enumerate(self._stream.playlist.pieces), self._first, None)
         running = deque(self._start(*each) for each in islice(upcoming, 1))
         try:
             while running:
@@ -220,88 +220,90 @@ class _Segments:
         finally:
             await _stop([*running, *self._keys.values()])
 
-    def _start(self, number: int, part: Part) -> asyncio.Task[bytes]:
-        return asyncio.create_task(self._part(number, part))
+    def _start(self, number: int, piece: Piece) -> asyncio.Task[bytes]:
+        return asyncio.create_task(self._piece(number, piece))
 
-    async def _part(self, number: int, part: Part) -> bytes:
-        """Fetch a part, again where that may help, and decrypt it."""
-        if part.is_gap:
+    async def _piece(self, number: int, piece: Piece) -> bytes:
+        """Fetch a piece, again where that may help, and decrypt it."""
+        if piece.is_gap:
             return b""
         body = await self._retries.of(
-            partial(self._fetch, number, part),
-            self._client.limits.of(part.url),
+            partial(self._fetch, number, piece),
+            self._client.limits.of(piece.url),
             # The others may hold all places, and wait for the first in line.
             is_urgent=lambda: number == self._room.first,
         )
-        self._done_seconds += part.duration_seconds
+        self._done_seconds += piece.duration_seconds
         self._done_bytes += len(body)
-        if part.key:
-            body = decrypted(body, await self._key(part.key), bytes.fromhex(part.key.iv))
+        if piece.key:
+            body = decrypted(body, await self._key(piece.key), bytes.fromhex(piece.key.iv))
         return without_tag(body)
 
-    async def _fetch(self, number: int, part: Part) -> bytes:
+    async def _fetch(self, number: int, piece: Piece) -> bytes:
         self.received_bytes -= self._room.forget(number)
-        if part.byte_range is None:
-            return (await self._read(number, part)).body
-        return await self._fetch_range(number, part, part.byte_range)
+        if piece.byte_range is None:
+            return (await self._read(number, piece)).body
+        return await self._fetch_range(number, piece, piece.byte_range)
 
-    async def _fetch_range(self, number: int, part: Part, wanted: ByteRange) -> bytes:
+    async def _fetch_range(self, number: int, piece: Piece, wanted: ByteRange) -> bytes:
         """Return the bytes, in as many pieces as the host sends, or else out of the whole file."""
         if wanted.length > _MAX_SEGMENT_BYTES:
             raise too_large()
         body = b""
-        for _ in range(_MAX_PIECES):
-            if self._whole[0] == part.url:
+        for _ in range(_MAX_ANSWERS):
+            if self._whole[0] == piece.url:
                 break
             rest = ByteRange(wanted.start + len(body), wanted.length - len(body))
             try:
-                fetched = await self._read(number, part, rest)
+                fetched = await self._read(number, piece, rest)
             except IngestFailed as failure:
                 is_for_crowding = self._takes_ranges and may_be_crowding(failure)
                 if is_for_crowding or failure.transient or failure.failure not in _REFUSALS:
                     raise
                 break
             if is_whole(fetched):
-                self._whole = part.url, fetched.body
-            piece = piece_of(fetched, rest)
-            self._takes_ranges |= bool(piece)
-            body += piece
+                self._whole = piece.url, fetched.body
+            sent = piece_of(fetched, rest)
+            self._takes_ranges |= bool(sent)
+            body += sent
             if len(body) == wanted.length:
                 return body
-            if not piece:
+            if not sent:
                 break
-        return await self._cut_out(part, wanted)
+        return await self._cut_out(piece, wanted)
 
-    async def _read(self, number: int, part: Part, wanted: ByteRange | None = None) -> FetchedBody:
+    async def _read(
+        self, number: int, piece: Piece, wanted: ByteRange | None = None
+    ) -> FetchedBody:
         fetched = await self._client.read(
             "GET",
-            part.url,
+            piece.url,
             max_bytes=_MAX_SEGMENT_BYTES,
             headers={"Range": wanted.header} if wanted else None,
-            cookie_header=self._stream.cookie_for(part.url),
+            cookie_header=self._stream.cookie_for(piece.url),
             on_bytes=partial(self._arrived, number),
         )
-        if wanted in (None, part.byte_range):  # The rest of a piece begins in any way.
+        if wanted in (None, piece.byte_range):  # The rest of a piece begins in any way.
             require_media(fetched.content_type, fetched.url, fetched.body)
         return fetched
 
-    async def _cut_out(self, part: Part, wanted: ByteRange) -> bytes:
+    async def _cut_out(self, piece: Piece, wanted: ByteRange) -> bytes:
         """Return a range of the whole file, which is had once for all that lie in it.
 
         Those are few, and it is small: hosts that take no ranges hardly ever have such streams.
         """
         async with self._whole_turn:
-            if self._whole[0] != part.url:
+            if self._whole[0] != piece.url:
                 # Heard of by nobody: who waits for room with the turn would wait forever.
                 fetched = await self._client.read(
                     "GET",
-                    part.url,
+                    piece.url,
                     max_bytes=_MAX_SEGMENT_BYTES,
-                    cookie_header=self._stream.cookie_for(part.url),
+                    cookie_header=self._stream.cookie_for(piece.url),
                 )
                 require_media(fetched.content_type, fetched.url, fetched.body)
                 self.received_bytes += len(fetched.body)
-                self._whole = part.url, fetched.body
+                self._whole = piece.url, fetched.body
             if self.received_bytes > self._max_bytes:
                 raise too_large()
             body = self._whole[1][wanted.start : wanted.end]

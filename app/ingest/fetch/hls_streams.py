@@ -101,12 +101,12 @@ def _stream(
     """Check that there is something to fetch, and that it is all."""
     if isinstance(playlist, MasterPlaylist):
         raise unreadable()
-    if not any(not (part.is_init or part.is_gap) for part in playlist.parts):
+    if not any(not (piece.is_init or piece.is_gap) for piece in playlist.pieces):
         raise unreadable()
     if not playlist.ended:
         raise NotReadyYet("The recording is still live.")
-    runs = sum(part.starts_run for part in playlist.parts)
-    gaps = sum(part.is_gap for part in playlist.parts)
+    runs = sum(piece.starts_run for piece in playlist.pieces)
+    gaps = sum(piece.is_gap for piece in playlist.pieces)
     if runs or gaps:
         log.info("hls_interrupted", discontinuities=runs, gaps=gaps)
     return HlsStream(location, playlist, choice.is_rendition)

@@ -41,7 +41,7 @@ class SegmentKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """A media segment, an initialisation section (which lasts 0 s), or a gap that nothing fills.
 
     ``duration_seconds`` is 0 where it is not told, and may be off by ``slack_seconds``.
@@ -60,35 +60,35 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MediaPlaylist:
-    """The parts in the order in which they are written, one after the other, into one file."""
+    """The pieces in the order in which they are written, one after the other, into one file."""
 
-    parts: tuple[Part, ...]
+    pieces: tuple[Piece, ...]
     ended: bool
     tells_duration: bool
 
     @property
     def duration_seconds(self) -> float | None:
         """The sum of all EXTINF; None where one does not tell."""
-        seconds = math.fsum(part.duration_seconds for part in self.parts)
+        seconds = math.fsum(piece.duration_seconds for piece in self.pieces)
         return seconds if self.tells_duration else None
 
     @property
     def slack_seconds(self) -> float:
         """How much of the duration may be rounding, or gaps, which nobody hears at the ends."""
         return math.fsum(
-            part.duration_seconds if part.is_gap else part.slack_seconds for part in self.parts
+            piece.duration_seconds if piece.is_gap else piece.slack_seconds for piece in self.pieces
         )
 
     @property
     def is_fragmented_mp4(self) -> bool:
         """Whether it is fMP4; else MPEG-TS or packed audio."""
-        return any(part.is_init for part in self.parts)
+        return any(piece.is_init for piece in self.pieces)
 
     @property
     def total_bytes(self) -> int | None:
-        """The size, where every part is a byte range."""
-        ranges = [part.byte_range.length for part in self.parts if part.byte_range]
-        return sum(ranges) if len(ranges) == len(self.parts) else None
+        """The size, where every piece is a byte range."""
+        ranges = [piece.byte_range.length for piece in self.pieces if piece.byte_range]
+        return sum(ranges) if len(ranges) == len(self.pieces) else None
 
 
 @dataclass(frozen=True, slots=True)

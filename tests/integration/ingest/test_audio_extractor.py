@@ -14,7 +14,7 @@ from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
 from app.ingest import extract as audio
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.model import ExtractedAudio, Run, Segment
+from app.ingest.model import ExtractedAudio, RunStart, Segment
 from tests.support.media import (
     RATE,
     duration_of,
@@ -250,7 +250,7 @@ async def test_runs_of_other_settings_are_one_sound(tmp_path: Path) -> None:
     source = tmp_path / "in.ts"
     source.write_bytes(b"".join(contents))
     ends = list(accumulate(map(len, contents)))
-    runs = (Run(ends[0], 2.0), Run(ends[1], 7.0))
+    runs = (RunStart(ends[0], 2.0), RunStart(ends[1], 7.0))
     target = tmp_path / "target.m4a"
     made = await PyAvAudioExtractor().extract(source, target, runs=runs, timeout_seconds=30)
     assert_is_m4a(made, 9)
@@ -266,7 +266,7 @@ async def test_a_run_that_cannot_be_read_is_no_recording(tmp_path: Path, broken:
     source = tmp_path / "in.ts"
     source.write_bytes(b"".join(contents))
     target = tmp_path / "target.m4a"
-    runs = (Run(len(contents[0]), 2.0),)
+    runs = (RunStart(len(contents[0]), 2.0),)
     with pytest.raises(IngestFailed) as raised:
         await PyAvAudioExtractor().extract(source, target, runs=runs, timeout_seconds=30)
     assert raised.value.failure is LectureFailure.NO_AUDIO

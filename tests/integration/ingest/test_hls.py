@@ -164,7 +164,7 @@ async def test_a_busy_source_is_not_asked_for_each_segment_again_and_again(
         )
     assert failure.value.transient
     refused = [each for each in simulator.media_requests(recording) if each.status == 503]
-    others = len(stream.playlist.parts) - 1 if comes else 1
+    others = len(stream.playlist.pieces) - 1 if comes else 1
     assert len(refused) == others + patience.tries_without_progress
 
 
@@ -295,20 +295,20 @@ async def test_a_media_playlist_is_read() -> None:
     )
     assert isinstance(found, MediaPlaylist)
     assert found.ended
-    assert [part.starts_run for part in found.parts] == [False, False, True]
+    assert [piece.starts_run for piece in found.pieces] == [False, False, True]
     assert found.duration_seconds == pytest.approx(12.006)
-    assert [part.url for part in found.parts] == [
+    assert [piece.url for piece in found.pieces] == [
         "https://media.example/a/b/1.ts",
         "https://cdn.example/2.ts",
         "https://media.example/a/b/3.ts",
     ]
-    keys = [part.key for part in found.parts]
+    keys = [piece.key for piece in found.pieces]
     assert [key and (key.url, int(key.iv, 16)) for key in keys] == [
         ("https://media.example/a/k", 7),
         ("https://media.example/a/k", 15),
         None,
     ]
-    assert found.parts[2].byte_range == ByteRange(6, 5)
+    assert found.pieces[2].byte_range == ByteRange(6, 5)
 
 
 @pytest.mark.parametrize("text", ["", "<html></html>", playlist(""), "#EXTM3U\n"])

@@ -11,8 +11,14 @@ from starlette.routing import Route
 from app.domain import LectureFailure
 from app.errors import IngestFailed
 from app.ingest.fetch.hls import fetch_stream
-from app.ingest.fetch.playlist import ByteRange, MasterPlaylist, MediaPlaylist, Part, parse_playlist
-from app.ingest.model import MediaLocation, Run
+from app.ingest.fetch.playlist import (
+    ByteRange,
+    MasterPlaylist,
+    MediaPlaylist,
+    Piece,
+    parse_playlist,
+)
+from app.ingest.model import MediaLocation, RunStart
 from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 from tests.support.panopto import MIB, Reports, open_stream
@@ -28,13 +34,13 @@ async def playlist_of(lines: str) -> MediaPlaylist:
     return playlist
 
 
-async def parts_of(lines: str) -> tuple[Part, ...]:
-    return (await playlist_of(lines)).parts
+async def pieces_of(lines: str) -> tuple[Piece, ...]:
+    return (await playlist_of(lines)).pieces
 
 
-def names_of(parts: tuple[Part, ...]) -> list[str]:
+def names_of(pieces: tuple[Piece, ...]) -> list[str]:
     """Return the files' names, with a bar before those that start a run."""
-    return [("|" if part.starts_run else "") + part.url.rpartition("/")[2] for part in parts]
+    return [("|" if piece.starts_run else "") + piece.url.rpartition("/")[2] for piece in pieces]
 
 
 @pytest.mark.parametrize(
@@ -65,34 +71,36 @@ def names_of(parts: tuple[Part, ...]) -> list[str]:
 async def test_a_discontinuity_starts_a_run_that_can_be_read_by_itself(
     lines: str, names: list[str]
 ) -> None:
-    assert names_of(await parts_of(lines)) == names
+    assert names_of(await pieces_of(lines)) == names
 
 
 async def test_a_section_in_another_range_of_the_file_is_another_one() -> None:
-    parts = await parts_of(
+    pieces = await pieces_of(
         '#EXT-X-MAP:URI="a",BYTERANGE="10@0"\n#EXTINF:1,\n#EXT-X-BYTERANGE:5@10\na\n'
         '#EXT-X-DISCONTINUITY\n#EXT-X-MAP:URI="a",BYTERANGE="9@15"\n'
         "#EXTINF:1,\n#EXT-X-BYTERANGE:6@24\na\n#EXTINF:1,\n#EXT-X-BYTERANGE:7\na"
     )
-    assert [part.byte_range for part in parts] == [
+    assert [piece.byte_range for piece in pieces] == [
         ByteRange(0, 10),
         ByteRange(10, 5),
         ByteRange(15, 9),
         ByteRange(24, 6),
         ByteRange(30, 7),
     ]
-    assert [part.starts_run for part in parts] == [False, False, True, False, False]
+    assert [piece.starts_run for piece in pieces] == [False, False, True, False, False]
 
 
 async def test_keys_change_and_a_section_keeps_the_one_that_it_was_named_under() -> None:
-    parts = await parts_of(
+    pieces = await pieces_of(
         '#EXT-X-MEDIA-SEQUENCE:4\n#EXT-X-KEY:METHOD=AES-128,URI="k1",IV=0X0a\n'
         '#EXT-X-MAP:URI="a"\n#EXTINF:1,\n1\n'
         '#EXT-X-KEY:METHOD=AES-128,URI="k2"\n#EXTINF:1,\n2\n'
         "#EXT-X-DISCONTINUITY\n#EXTINF:1,\n3\n#EXT-X-KEY:METHOD=NONE\n#EXTINF:1,\n4"
     )
-    keys = [part.key and (part.key.url.rpartition("/")[2], int(part.key.iv, 16)) for part in parts]
-    assert names_of(parts) == ["a", "1", "2", "|a", "3", "4"]
+    keys = [
+        piece.key and (piece.key.url.rpartition("/")[2], int(piece.key.iv, 16)) for piece in pieces
+    ]
+    assert names_of(pieces) == ["a", "1", "2", "|a", "3", "4"]
     assert keys == [("k1", 10), ("k1", 10), ("k2", 5), ("k1", 10), ("k2", 6), None]
 
 
@@ -142,8 +150,8 @@ UNNEEDED = [
 
 @pytest.mark.parametrize("tag", UNNEEDED, ids=lambda tag: tag[:60])
 async def test_a_tag_that_no_download_needs_costs_nothing(tag: str) -> None:
-    assert await parts_of(f"{tag}\n{PLAIN}") == await parts_of(PLAIN)
-    assert await parts_of(PLAIN.replace("1\n", f"1\n{tag}\n")) == await parts_of(PLAIN)
+    assert await pieces_of(f"{tag}\n{PLAIN}") == await pieces_of(PLAIN)
+    assert await pieces_of(PLAIN.replace("1\n", f"1\n{tag}\n")) == await pieces_of(PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +187,7 @@ async def test_a_duration_is_as_exact_as_it_is_written(
 async def test_a_duration_that_is_not_told_is_the_medias_own(extinf: str) -> None:
     extinf = extinf.replace("1e9", "9" * 400)
     playlist = await playlist_of(f"{extinf}\n1\n#EXTINF:4,\n2")
-    assert names_of(playlist.parts) == ["1", "2"]
+    assert names_of(playlist.pieces) == ["1", "2"]
     assert playlist.duration_seconds is None
 
 
@@ -205,7 +213,7 @@ async def test_the_end_is_said_in_many_ways(text: str) -> None:
     playlist = await parse_playlist(text, URL)
     assert isinstance(playlist, MediaPlaylist)
     assert playlist.ended
-    assert playlist.parts == await parts_of(PLAIN)
+    assert playlist.pieces == await pieces_of(PLAIN)
 
 
 async def test_without_an_end_more_may_come() -> None:
@@ -227,17 +235,17 @@ async def test_without_an_end_more_may_come() -> None:
     ],
 )
 async def test_addresses_are_relative_to_the_playlist(written: str, url: str) -> None:
-    (part,) = await parts_of(f"#EXTINF:1,\n{written}")
-    assert part.url == url
+    (piece,) = await pieces_of(f"#EXTINF:1,\n{written}")
+    assert piece.url == url
 
 
 async def test_ranges_follow_each_other_in_each_file() -> None:
-    parts = await parts_of(
+    pieces = await pieces_of(
         '#EXT-X-MAP:BYTERANGE="10", URI = "a"\n#EXT-X-BYTERANGE:5\n#EXTINF:1,\na\n'
         "#EXTINF:1,\n#EXT-X-BYTERANGE: 6@2\nb\n#EXTINF:1,\n#EXT-X-BYTERANGE:7\na\n"
         '#EXTINF:1,\n#EXT-X-BYTERANGE:"8"\nb'
     )
-    assert [(part.url[-1], part.byte_range) for part in parts] == [
+    assert [(piece.url[-1], piece.byte_range) for piece in pieces] == [
         ("a", ByteRange(0, 10)),
         ("a", ByteRange(10, 5)),
         ("b", ByteRange(2, 6)),
@@ -264,9 +272,9 @@ OF_FAIRPLAY = (
     ],
 )
 async def test_a_key_that_is_given_away_is_found(tags: str) -> None:
-    (part,) = await parts_of(f"{tags.replace('IV=10', 'IV=0a')}\n#EXTINF:1,\n1")
-    assert part.key
-    assert (part.key.url, int(part.key.iv, 16)) == ("https://media.example/a/k,1", 10)
+    (piece,) = await pieces_of(f"{tags.replace('IV=10', 'IV=0a')}\n#EXTINF:1,\n1")
+    assert piece.key
+    assert (piece.key.url, int(piece.key.iv, 16)) == ("https://media.example/a/k,1", 10)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +304,7 @@ async def test_a_key_that_is_given_away_is_found(tags: str) -> None:
 )
 async def test_what_is_needed_and_wrong_costs_the_stream(lines: str) -> None:
     with pytest.raises(IngestFailed) as failure:
-        await parts_of(lines)
+        await pieces_of(lines)
     assert failure.value.failure is LectureFailure.SOURCE_NOT_FOUND
     assert not failure.value.transient
 
@@ -411,7 +419,7 @@ async def test_every_part_is_decrypted_with_its_own_key_and_iv(scratch: LocalSto
         await client.close()
     stored = scratch.path_of(fetched.file.key).read_bytes()
     assert stored == section + b"seveneight" + section + b"nineten"
-    assert fetched.runs == (Run(len(section) + len(b"seveneight"), 2.5, slack_seconds=1.1),)
+    assert fetched.runs == (RunStart(len(section) + len(b"seveneight"), 2.5, slack_seconds=1.1),)
 
 
 BOX = b"\0\0\0\xbcmoof" + bytes(range(180))

@@ -76,7 +76,7 @@ async def fetch_audio(
     what was read of it is then `RangeSource.begun`.
     """
     try:
-        async with open_part(scratch, key_stem) as part, _Progress(source, report) as progress:
+        async with open_part(scratch, key_stem) as part, _Teller(source, report) as progress:
             await _fetch_into(part, source, progress, options)
             return await part.publish("mp4", source.fetched_bytes)
     except NoAudioIndex as refusal:
@@ -89,7 +89,7 @@ async def fetch_audio(
 
 
 async def _fetch_into(
-    part: Part, source: RangeSource, progress: "_Progress", options: AudioOptions
+    part: Part, source: RangeSource, progress: "_Teller", options: AudioOptions
 ) -> None:
     """Read the index anew, which tells whether the part is of this version, and fetch the rest."""
     found = await part.find(audio_ranges_of(source.location))
@@ -103,7 +103,7 @@ async def _fetch_into(
         raise too_large()
     progress.had_bytes = part.size_bytes
     progress.total_bytes = part.size_bytes + source.fetched_bytes + plan.fetched_bytes
-    parts = _Parts(source, index.header[part.size_bytes :], plan, progress)
+    parts = _Requests(source, index.header[part.size_bytes :], plan, progress)
     async with aclosing(parts.chunks()) as chunks:
         async for chunk in chunks:
             await part.append(chunk)
@@ -213,7 +213,7 @@ class _Boxes:
         return known + await self.source.read(ByteRange(at + len(known), length - len(known)))
 
 
-class _Progress:
+class _Teller:
     """Tells how much has arrived, also within a part that takes its time.
 
     ``had_bytes`` were there before.  ``total_bytes`` is None until there is a plan: the whole
@@ -252,7 +252,7 @@ class _Progress:
                 await self.tell()
 
 
-class _Parts:
+class _Requests:
     """The new file's bytes in order: the index (or its rest), then the samples, many requests in
     flight.
     """
@@ -262,7 +262,7 @@ class _Parts:
         source: RangeSource,
         header: bytes,
         plan: RangePlan,
-        progress: _Progress,
+        progress: _Teller,
     ) -> None:
         self._source = source
         self._header = header

@@ -45,7 +45,7 @@ class _Playlist:
         self._renditions: list[_Attributes] = []
         self._variants: list[tuple[_Attributes, str]] = []
         self._variant: _Attributes | None = None  # Whose URL comes next.
-        self._parts: list[dict[str, Any]] = []
+        self._pieces: list[dict[str, Any]] = []
         self._ended = False
         self._tells_duration = True
         self._number: int | None = 0
@@ -94,16 +94,16 @@ class _Playlist:
         said, self._next = self._next, {}
         key, section = self._key(), self._section
         is_new = section is not self._section_before
-        starts_run = bool(self._parts) and ("#EXT-X-DISCONTINUITY" in said or is_new)
+        starts_run = bool(self._pieces) and ("#EXT-X-DISCONTINUITY" in said or is_new)
         if section and (is_new or starts_run):
             # Once more where it is the same: each run is to be readable by itself.
             section.setdefault("key", key)
             self._section_before = section
-            self._parts.append(section | {"starts_run": starts_run})
+            self._pieces.append(section | {"starts_run": starts_run})
             starts_run = False
         seconds, slack_seconds = _duration(said.get("#EXTINF", ""))
         self._tells_duration &= seconds is not None
-        self._parts.append(
+        self._pieces.append(
             {
                 "url": url,
                 "duration_seconds": seconds or 0.0,
@@ -185,15 +185,15 @@ class _Playlist:
             self._renditions.append(rendition)
 
     def media(self) -> dict[str, Any]:
-        """Return the parts in order; the last segment lasts as long as was left to it."""
+        """Return the pieces in order; the last segment lasts as long as was left to it."""
         if "#EXTINF" in self._next:
             raise ValueError("the last segment has no URL")
-        last = self._parts[-1] if self._parts else {}
+        last = self._pieces[-1] if self._pieces else {}
         if last.get("slack_seconds") == 1.0:
             # Who writes whole seconds often writes the same for every segment, the rest too.
             last["slack_seconds"] = max(1.0, last["duration_seconds"])
         return {
-            "parts": self._parts,
+            "pieces": self._pieces,
             "ended": self._ended,
             "tells_duration": self._tells_duration,
         }
