@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any, NoReturn
 
 import structlog
 
@@ -10,7 +9,14 @@ from app.cancellation import ended
 from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
 from app.ingest.model import ExtractedAudio, RunStart, Segment
-from app.ingest.sandbox.run import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
+from app.ingest.sandbox.run import (
+    ChildCrashed,
+    ChildError,
+    ChildRefused,
+    ChildTimedOut,
+    Limits,
+    run_child,
+)
 
 log = structlog.get_logger()
 
@@ -44,55 +50,41 @@ class PyAvAudioExtractor:
     ) -> ExtractedAudio:
         """Write the audio track to ``target``; on an error or cancellation nothing is left."""
         try:
-            arguments = _arguments(source, target, segments, runs)
-            return await _run(arguments, target, timeout_seconds)
-        except BaseException:
+            result = await run_child(
+                "app.ingest.sandbox.tasks.audio",
+                {
+                    "source": str(source),
+                    "target": str(target),
+                    "segments": [
+                        (each.start_seconds, each.end_seconds, each.at_seconds) for each in segments
+                    ],
+                    "runs": [
+                        (run.first_byte, run.start_seconds, run.slack_seconds) for run in runs
+                    ],
+                },
+                limits=Limits(_MEMORY_BYTES, round(timeout_seconds) + 1, _FILE_BYTES),
+                timeout_seconds=timeout_seconds,
+            )
+            return ExtractedAudio(target, result["size_bytes"], result["duration_seconds"])
+        except BaseException as error:
             # The child is gone by now, and if it was killed it has not cleaned up.
             await ended(asyncio.ensure_future(asyncio.to_thread(target.unlink, missing_ok=True)))
+            if isinstance(error, ChildError):
+                raise _failure_of(error) from None
             raise
 
 
-def _arguments(
-    source: Path, target: Path, segments: tuple[Segment, ...], runs: tuple[RunStart, ...]
-) -> dict[str, Any]:
-    return {
-        "source": str(source),
-        "target": str(target),
-        "segments": [(each.start_seconds, each.end_seconds, each.at_seconds) for each in segments],
-        "runs": [(run.first_byte, run.start_seconds, run.slack_seconds) for run in runs],
-    }
-
-
-async def _run(arguments: dict[str, Any], target: Path, timeout_seconds: float) -> ExtractedAudio:
-    limits = Limits(_MEMORY_BYTES, round(timeout_seconds) + 1, _FILE_BYTES)
-    try:
-        result = await run_child(
-            "app.ingest.sandbox.tasks.audio",
-            arguments,
-            limits=limits,
-            timeout_seconds=timeout_seconds,
-        )
-    except ChildRefused as refusal:
-        _raise_refusal(refusal.code)
-    except ChildTimedOut:
-        raise IngestFailed(
-            LectureFailure.TIMEOUT, "The recording took too long to process."
-        ) from None
-    except ChildCrashed as crash:
-        log.warning("audio_child_crashed", code=crash.return_code, errors=crash.errors)
-        _raise_internal()
-    return ExtractedAudio(target, result["size_bytes"], result["duration_seconds"])
-
-
-def _raise_refusal(code: str) -> NoReturn:
-    if code == "storage_full":
-        raise StorageFull
-    if code not in _REFUSALS:
-        log.warning("audio_child_refused", code=code)
-        _raise_internal()
-    failure, message = _REFUSALS[code]
-    raise IngestFailed(failure, message) from None
-
-
-def _raise_internal() -> NoReturn:
-    raise IngestFailed(LectureFailure.INTERNAL, "The recording could not be processed.") from None
+def _failure_of(error: ChildError) -> IngestFailed | StorageFull:
+    """Return what the extractor promises where the child has ended so."""
+    match error:
+        case ChildTimedOut():
+            return IngestFailed(LectureFailure.TIMEOUT, "The recording took too long to process.")
+        case ChildRefused(code="storage_full"):
+            return StorageFull()
+        case ChildRefused(code=code) if code in _REFUSALS:
+            return IngestFailed(*_REFUSALS[code])
+        case ChildRefused(code=code):
+            log.warning("audio_child_refused", code=code)
+        case ChildCrashed():
+            log.warning("audio_child_crashed", code=error.return_code, errors=error.errors)
+    return IngestFailed(LectureFailure.INTERNAL, "The recording could not be processed.")

@@ -206,13 +206,19 @@ class GuardedClient:
             data=data,
             tolerate=tolerate,
         ) as response:
-            body = await _collected(response, max_bytes, on_bytes)
+            body = bytearray()
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_large()
+                if on_bytes:
+                    await on_bytes(len(chunk))
             return FetchedBody(
                 str(response.url),
                 response.status_code,
                 content_type(response),
                 cookie_of(response),
-                body,
+                plain_body(response, bytes(body), max_bytes),
                 content_range(response.headers),
             )
 
@@ -258,7 +264,8 @@ class GuardedClient:
         data: Mapping[str, str] | bytes | None,
         max_redirects: int,
     ) -> httpx.Response:
-        given = {name.lower(): headers.pop(name) for name in list(headers) if _is_secret(name)}
+        secrets = [name for name in headers if name.lower() in {"authorization", "cookie"}]
+        given = {name.lower(): headers.pop(name) for name in secrets}
         own_cookie = cookie_header or given.pop("cookie", None)
         first = target = self._checked(url)
         cookies = RedirectCookies()
@@ -281,7 +288,10 @@ class GuardedClient:
             await response.aclose()
             if response.status_code not in {307, 308} and method != "HEAD":
                 method, data = "GET", None
-            target = self._checked(str(_joined(response.url, location)))
+            try:
+                target = self._checked(str(response.url.join(location)))
+            except httpx.InvalidURL:
+                raise blocked() from None
         raise IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "The source redirects without end.")
 
     def _request(
@@ -339,28 +349,6 @@ _HTTPCORE_ERRORS = (
     httpcore.ProtocolError,
     httpcore.UnsupportedProtocol,
 )
-
-
-async def _collected(response: httpx.Response, max_bytes: int, on_bytes: OnBytes | None) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large()
-        if on_bytes:
-            await on_bytes(len(chunk))
-    return plain_body(response, bytes(body), max_bytes)
-
-
-def _is_secret(header: str) -> bool:
-    return header.lower() in {"authorization", "cookie"}
-
-
-def _joined(base: httpx.URL, location: str) -> httpx.URL:
-    try:
-        return base.join(location)
-    except httpx.InvalidURL:
-        raise blocked() from None
 
 
 def _authority(host: str, port: int) -> str:

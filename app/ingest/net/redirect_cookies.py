@@ -35,7 +35,8 @@ class RedirectCookies:
         for header in headers:
             pair, *attributes = (each.strip() for each in header.split(";"))
             name, equals, value = (each.strip() for each in pair.partition("="))
-            if not (equals and name and _may_be_sent(pair)):
+            may_be_sent = len(pair) <= _MAX_CHARACTERS and pair.isascii() and pair.isprintable()
+            if not (equals and name and may_be_sent):
                 continue
             told = {
                 key.strip().lower(): text.strip()
@@ -62,10 +63,6 @@ class RedirectCookies:
         kept = [pair.strip() for pair in (own or "").split(";")]
         pairs = [pair for pair in kept if pair and pair.partition("=")[0].strip() not in names]
         return "; ".join([*pairs, *(f"{each.name}={each.value}" for each in cookies)]) or None
-
-
-def _may_be_sent(pair: str) -> bool:
-    return len(pair) <= _MAX_CHARACTERS and pair.isascii() and pair.isprintable()
 
 
 def _is_over(told: dict[str, str]) -> bool:

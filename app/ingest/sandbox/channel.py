@@ -46,17 +46,14 @@ async def _serve(
     try:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                head, body = await answer(*await _question(reader))
+                head_bytes, body_bytes = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+                if head_bytes > _MAX_HEAD_BYTES or body_bytes > _MAX_BODY_BYTES:
+                    return
+                question = await reader.readexactly(head_bytes)
+                head, body = await answer(question, await reader.readexactly(body_bytes))
                 writer.write(LENGTHS.pack(len(head), len(body)))
                 writer.write(head)
                 writer.write(body)
                 await writer.drain()
     finally:
         writer.close()
-
-
-async def _question(reader: asyncio.StreamReader) -> Message:
-    head_bytes, body_bytes = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
-    if head_bytes > _MAX_HEAD_BYTES or body_bytes > _MAX_BODY_BYTES:
-        raise ConnectionError("a question is too long")
-    return await reader.readexactly(head_bytes), await reader.readexactly(body_bytes)

@@ -45,7 +45,8 @@ def main() -> None:
     _limit(**request["limits"])
     if content := sys.stdin.buffer.read():
         request["arguments"]["content"] = content
-    answer_file = _reserve_stdout()
+    answer_file = os.dup(1)
+    os.dup2(2, 1)  # What a library prints is no answer, and goes to stderr.
     answer = _answer(request["module"], request["arguments"])
     os.write(answer_file, json.dumps(answer).encode())
 
@@ -68,23 +69,12 @@ def _limit(memory_bytes: int, cpu_seconds: int, file_bytes: int, open_files: int
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NOFILE, open_files),
     ):
-        resource.setrlimit(which, _within(most, resource.getrlimit(which)[1]))
+        ceiling = resource.getrlimit(which)[1]  # The process may have been given less.
+        allowed = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
+        resource.setrlimit(which, (allowed, allowed))
     # At the soft limit comes SIGXCPU, which the parent can tell from other ends; then SIGKILL.
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))
-
-
-def _within(most: int, ceiling: int) -> tuple[int, int]:
-    """Return the limit, or what the process was given where that is less."""
-    allowed = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
-    return allowed, allowed
-
-
-def _reserve_stdout() -> int:
-    """Keep stdout for the answer; what a library prints goes to stderr."""
-    answer_file = os.dup(1)
-    os.dup2(2, 1)
-    return answer_file
 
 
 def _answer(module: str, arguments: dict[str, Any]) -> dict[str, Any]:

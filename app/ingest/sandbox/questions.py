@@ -20,15 +20,12 @@ class Questions:
         """Return the answer's head and body; `EOFError` where the parent answers no more."""
         text = json.dumps(head).encode()
         with self._lock:
-            self._write(LENGTHS.pack(len(text), len(body)) + text + body)
+            left = memoryview(LENGTHS.pack(len(text), len(body)) + text + body)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
             head_bytes, body_bytes = LENGTHS.unpack(self._read(LENGTHS.size))
             answer: dict[str, Any] = json.loads(self._read(head_bytes))
             return answer, self._read(body_bytes)
-
-    def _write(self, message: bytes) -> None:
-        left = memoryview(message)
-        while left:
-            left = left[os.write(self._descriptor, left) :]
 
     def _read(self, count: int) -> bytes:
         message = bytearray()

@@ -73,8 +73,15 @@ class RangePlan:
 
 def plan_ranges(spans: Sequence[ByteRange], size_bytes: int, link: Link) -> RangePlan:
     """Plan how to fetch the spans of a file; they rise and do not overlap."""
+    # Long spans in pieces that several connections can share.
+    pieces = (
+        ByteRange(start, min(PIECE_BYTES, span.end - start))
+        for span in spans
+        for start in range(span.start, span.end, PIECE_BYTES)
+    )
     requests = tuple(
-        _request(group) for group in _grouped(_pieces(spans), max(0, round(link.gap_bytes)))
+        RangeRequest(ByteRange(group[0].start, group[-1].end - group[0].start), tuple(group))
+        for group in _grouped(pieces, max(0, round(link.gap_bytes)))
     )
     fetched = sum(request.asked.length for request in requests)
     seconds = link.round_trip_seconds + len(requests) * link.request_seconds
@@ -95,13 +102,6 @@ def left_of(spans: Iterable[ByteRange], had_bytes: int) -> Iterator[ByteRange]:
             yield ByteRange(span.start + skipped, span.length - skipped)
 
 
-def _pieces(spans: Iterable[ByteRange]) -> Iterator[ByteRange]:
-    """Yield the spans, the long ones in pieces that several connections can share."""
-    for span in spans:
-        for start in range(span.start, span.end, PIECE_BYTES):
-            yield ByteRange(start, min(PIECE_BYTES, span.end - start))
-
-
 def _grouped(spans: Iterable[ByteRange], gap_bytes: int) -> Iterator[list[ByteRange]]:
     """Yield spans whose gaps are too small for a request of their own together."""
     group: list[ByteRange] = []
@@ -115,8 +115,3 @@ def _grouped(spans: Iterable[ByteRange], gap_bytes: int) -> Iterator[list[ByteRa
             group = [span]
     if group:
         yield group
-
-
-def _request(group: list[ByteRange]) -> RangeRequest:
-    start, end = group[0].start, group[-1].end
-    return RangeRequest(ByteRange(start, end - start), tuple(group))
