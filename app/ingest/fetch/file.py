@@ -67,7 +67,11 @@ async def fetch_file(
     has_changed = False
     body = _FileBody(client, location, report, max_bytes, patience)
     async with open_part(scratch, key_stem) as part:
-        version = await _go_on(part, whole_file_of(location), begun)
+        version = await part.find(whole_file_of(location))
+        if version is None and begun is not None:
+            version = Version(whole_file_of(location), begun.validator, begun.size_bytes)
+            await part.begin(version)
+            await part.append(begun.head)
         body.go_on(part.size_bytes, version)
         for _ in range(patience.restarts + 1):
             try:
@@ -87,16 +91,6 @@ async def fetch_file(
 def whole_file_of(location: MediaLocation) -> str:
     """Return the name of the location's file as a part's source."""
     return source_name(location.kind, location.url)
-
-
-async def _go_on(part: Part, source: str, begun: Begun | None) -> Version | None:
-    """Open the part where an attempt before stopped, or with the bytes that are here already."""
-    version = await part.find(source)
-    if version is None and begun is not None:
-        version = Version(source, begun.validator, begun.size_bytes)
-        await part.begin(version)
-        await part.append(begun.head)
-    return version
 
 
 async def _fill(part: Part, body: _FileBody) -> int:
@@ -209,17 +203,14 @@ class _FileBody:
             if self._is_crowded:
                 await self._patience.wait(self._doubt.doubts, failure)
                 continue
-            idle = 1 if self._offset - before >= self._wanted_bytes else idle + 1
+            # So much a connection has to bring for the source to be worth another one.
+            wanted_bytes = max(1, min(_MOST_WANTED_BYTES, (self._total or 0) // 100))
+            idle = 1 if self._offset - before >= wanted_bytes else idle + 1
             has_news = self._offset > self._began_at
             if not has_news or idle > self._patience.tries_without_progress:
                 raise _ends_early() if self._answered else failure
             await self._patience.wait(idle, failure)
         raise failure
-
-    @property
-    def _wanted_bytes(self) -> int:
-        """How much a connection has to bring for the source to be worth another one."""
-        return max(1, min(_MOST_WANTED_BYTES, (self._total or 0) // 100))
 
     async def _one_connection(self) -> AsyncGenerator[bytes, None]:
         self._answered = self._refused = self._is_crowded = False

@@ -156,7 +156,9 @@ class _Room:
         """Hold so many bytes more of a piece, and wait until more may come."""
         self._held[number] = self._held.get(number, 0) + count
         async with self._changed:
-            await self._changed.wait_for(lambda: number == self.first or self._has_room)
+            await self._changed.wait_for(
+                lambda: number == self.first or sum(self._held.values()) <= _MOST_BYTES_AHEAD
+            )
 
     def forget(self, number: int) -> int:
         """Hold nothing of a piece that will be fetched again; return how much that was."""
@@ -168,10 +170,6 @@ class _Room:
             self.forget(self.first)
             self.first += 1
             self._changed.notify_all()
-
-    @property
-    def _has_room(self) -> bool:
-        return sum(self._held.values()) <= _MOST_BYTES_AHEAD
 
 
 class _Segments:
@@ -218,7 +216,9 @@ class _Segments:
                 yield body
                 await self._room.advance()
         finally:
-            await _stop([*running, *self._keys.values()])
+            for task in (left := [*running, *self._keys.values()]):
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def _start(self, number: int, piece: Piece) -> asyncio.Task[bytes]:
         return asyncio.create_task(self._piece(number, piece))
@@ -349,9 +349,3 @@ class _Segments:
             require_media(fetched.content_type, fetched.url, fetched.body)
             raise unreadable()
         return key
-
-
-async def _stop(tasks: list[asyncio.Future[bytes]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

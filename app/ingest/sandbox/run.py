@@ -106,23 +106,7 @@ async def _run(
     max_answer_bytes: int,
     descriptors: tuple[int, ...],
 ) -> dict[str, Any]:
-    child = await _start_child(descriptors)
-    talk = asyncio.ensure_future(_talk(child, request, max_answer_bytes))
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            answer, errors = await asyncio.shield(talk)
-    except TimeoutError:
-        raise ChildTimedOut from None
-    finally:
-        _kill(child)
-        await ended(talk)
-    if len(answer) > _LONG_ANSWER_BYTES:  # The loop has others to serve meanwhile.
-        return await asyncio.to_thread(_result_of, child.returncode or 0, answer, errors)
-    return _result_of(child.returncode or 0, answer, errors)
-
-
-async def _start_child(descriptors: tuple[int, ...]) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+    child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-c", _PROGRAM, str(os.getpid())),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -131,6 +115,20 @@ async def _start_child(descriptors: tuple[int, ...]) -> asyncio.subprocess.Proce
         pass_fds=descriptors,
         start_new_session=True,
     )
+    talk = asyncio.ensure_future(_talk(child, request, max_answer_bytes))
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            answer, errors = await asyncio.shield(talk)
+    except TimeoutError:
+        raise ChildTimedOut from None
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        await ended(talk)
+    if len(answer) > _LONG_ANSWER_BYTES:  # The loop has others to serve meanwhile.
+        return await asyncio.to_thread(_result_of, child.returncode or 0, answer, errors)
+    return _result_of(child.returncode or 0, answer, errors)
 
 
 async def _talk(
@@ -165,12 +163,6 @@ async def _read(stream: asyncio.StreamReader | None, kept_bytes: int) -> bytes:
         kept += chunk
         del kept[:-kept_bytes]
     return bytes(kept)
-
-
-def _kill(child: asyncio.subprocess.Process) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
 
 
 def _result_of(return_code: int, answer: bytes, errors: bytes) -> dict[str, Any]:

@@ -103,7 +103,9 @@ class LectureDownloads(JobHandler):
             return await self._fail(lease, IngestFailed(LectureFailure.INTERNAL, message))
         except StorageError:
             log.exception("storage_failed", lecture_id=str(lease.subject_id))
-            return await self._retry_or_fail(lease, _storage_trouble())
+            message = "The recording could not be stored."
+            trouble = IngestFailed(LectureFailure.INTERNAL, message, transient=True)
+            return await self._retry_or_fail(lease, trouble)
         except IngestFailed as failure:
             return await self._retry_or_fail(lease, failure)
 
@@ -241,12 +243,6 @@ class LectureDownloads(JobHandler):
             raise LeaseLost
         return JobState.DONE
 
-    async def _retry_or_fail(self, lease: Lease, failure: IngestFailed) -> str:
-        attempts = lease.attempt + 1
-        if not failure.transient or attempts >= MAX_ATTEMPTS:
-            return await self._fail(lease, failure)
-        return await self._retry(lease, failure)
-
     async def _wait(self, lease: Lease, reason: NotReadyYet) -> str:
         """Ask again later.  That the source answers well forgives what went wrong before."""
         async with self._work.begin() as unit:
@@ -265,15 +261,18 @@ class LectureDownloads(JobHandler):
         message = "The recording was not ready within 24 hours."
         return await self._fail(lease, IngestFailed(LectureFailure.TIMEOUT, message))
 
-    async def _retry(self, lease: Lease, failure: IngestFailed) -> str:
-        """Try again later, with what was fetched."""
+    async def _retry_or_fail(self, lease: Lease, failure: IngestFailed) -> str:
+        """Try again later, with what was fetched, where that may help."""
+        attempts = lease.attempt + 1
+        if not failure.transient or attempts >= MAX_ATTEMPTS:
+            return await self._fail(lease, failure)
         delay = backoff(lease.attempt, failure.retry_after_seconds)
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             states.postpone(lecture, delay, failure.message)
             await self._keep(lease)
             await self._announce(unit, lecture.id)
-            attempts, error = lease.attempt + 1, failure.message
+            error = failure.message
             await ledger.requeue(unit.session, lease, delay=delay, attempt=attempts, error=error)
         return RETRIED
 
@@ -376,11 +375,6 @@ def _machine_trouble() -> Iterator[None]:
         log.exception("machine_trouble")
         message = "The recording could not be processed."
         raise IngestFailed(LectureFailure.INTERNAL, message, transient=True) from error
-
-
-def _storage_trouble() -> IngestFailed:
-    message = "The recording could not be stored."
-    return IngestFailed(LectureFailure.INTERNAL, message, transient=True)
 
 
 def _title(title: str | None) -> str | None:

@@ -72,7 +72,7 @@ async def read_audio_index(moov: bytes, size_bytes: int) -> AudioIndex:
 def _checked(result: object, size_bytes: int) -> AudioIndex:
     answer = _Answer.model_validate(result)
     spans = tuple(ByteRange(start, length) for start, length in answer.spans)
-    # Spans could make the fetch ask for anything but parts of the file, in order.
+    # Whatever the child says, nothing but parts of the file is asked for, in their order.
     rising = all(one.end < other.start for one, other in pairwise(spans))
     filled = all(span.start >= 0 and span.length > 0 for span in spans)
     if not spans or not rising or not filled or spans[-1].end > size_bytes:

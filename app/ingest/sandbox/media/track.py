@@ -203,10 +203,18 @@ class Track:
         return (2 * ticks * self._scale_up + self._scale_down) // (2 * self._scale_down)
 
     def _demux(self) -> Iterator[Packet[Any]]:
-        """Yield the packets up to the end, or to where the source is broken."""
+        """Yield the packets up to the end, or to where the source is broken.
+
+        In Matroska those of all streams, elsewhere the track's, the rest being skipped.
+        """
         while True:
+            if not self._is_matroska:
+                for stream in self._source.streams:
+                    if stream.index != self.stream.index:
+                        stream.discard = Discard.all
+            wanted = self._source.streams if self._is_matroska else [self.stream]
             try:
-                yield from self._source.demux(*self._wanted_streams())
+                yield from self._source.demux(*wanted)
             except IndexError:
                 # PyAV trips over a stream that appears midway; the next demux knows of it.
                 continue
@@ -215,15 +223,6 @@ class Track:
             except av.FFmpegError:
                 self._broken = True
             return
-
-    def _wanted_streams(self) -> list[Any]:
-        """Return what to read: in Matroska all, elsewhere the track, the rest being skipped."""
-        if self._is_matroska:
-            return list(self._source.streams)
-        for stream in self._source.streams:
-            if stream.index != self.stream.index:
-                stream.discard = Discard.all
-        return [self.stream]
 
     @property
     def _is_matroska(self) -> bool:

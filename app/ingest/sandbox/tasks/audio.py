@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -42,18 +41,16 @@ def run(arguments: dict[str, Any]) -> dict[str, Any]:
     segments = [(start, end, place) for start, end, place in arguments["segments"]]
     runs = runs_of(source, arguments["runs"])
     try:
-        duration_seconds = _extract(target, lambda: _Sound(runs, segments))
-        _sync(target)
+        try:
+            duration_seconds = _write(_copy, _Sound(runs, segments), target)
+        except _CannotCopy:
+            duration_seconds = _write(_encode, _Sound(runs, segments), target)
+        with target.open("rb") as written:
+            os.fsync(written.fileno())
     except BaseException:
         target.unlink(missing_ok=True)
         raise
     return {"duration_seconds": duration_seconds, "size_bytes": target.stat().st_size}
-
-
-def _extract(target: Path, sound: Callable[[], _Sound]) -> float:
-    with suppress(_CannotCopy):
-        return _write(_copy, sound(), target)
-    return _write(_encode, sound(), target)
 
 
 def _write(
@@ -97,7 +94,10 @@ class _Sound:
         clock_rate = self._timeline.rate if self._timeline else None
         counts_all = bool(self._segments) or not first
         track = Track(source, clock_rate=clock_rate, counts_all=counts_all)
-        timeline = self._timeline = self._timeline or self._new_timeline(track, source)
+        clocks_restart = bool(source.format.flags & _CLOCKS_RESTART)
+        timeline = self._timeline = self._timeline or Timeline(
+            track.rate, self._segments, clocks_restart=clocks_restart
+        )
         begun = timeline.source_end
         if not first:
             timeline.start_run(run.seconds, run.slack_seconds)
@@ -105,10 +105,6 @@ class _Sound:
         read_seconds = (timeline.source_end - begun) / timeline.rate
         if not self._segments and track.is_cut(read_seconds):
             raise Refused("truncated")
-
-    def _new_timeline(self, track: Track, source: InputContainer) -> Timeline:
-        clocks_restart = bool(source.format.flags & _CLOCKS_RESTART)
-        return Timeline(track.rate, self._segments, clocks_restart=clocks_restart)
 
     def _is_cut(self) -> bool:
         """Tell whether the source ends before the last segment does."""
@@ -238,8 +234,3 @@ def _decoded(stream: AudioStream, packet: Packet[AudioStream] | None) -> list[av
         raise
     except av.FFmpegError:
         return []
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
