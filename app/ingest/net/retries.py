@@ -92,9 +92,7 @@ class Retries:
                         doubt.resolve()  # The wait may be too long to ask again here.
                     if not is_doubted:
                         tries += 1
-                        most = self._patience.tries_without_progress if tries_again else 0
-                        if not failure.transient or tries > most:
-                            raise
+                        self._require_patience(tries, failure, tries_again=tries_again)
                         self._failed_again += asked > 1
                     self._trouble = failure
                 else:
@@ -103,6 +101,11 @@ class Retries:
                     self._was_answered = True
                     doubt.resolve()
                     return answer
+
+    def _require_patience(self, tries: int, failure: IngestFailed, *, tries_again: bool) -> None:
+        most = self._patience.tries_without_progress if tries_again else 0
+        if not failure.transient or tries > most:
+            raise failure
 
     @asynccontextmanager
     async def _turn(self, asked: int) -> AsyncIterator[bool]:
