@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     fetch_allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     panopto_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     sources: Annotated[tuple[str, ...], NoDecode] = ("youtube", "vimeo", "googledrive")
+    captions: bool = True
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None
     max_user_bytes: int | None = Field(default=None, gt=0)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from app.domain import DownloadStage
 from app.storage.protocol import LocalFiles
+from app.transcript.model import Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ class ResolvedLecture:
     ``duration_seconds`` is the edited recording's; None where the source tells nothing (a bare
     stream URL).  ``session_id`` is known here even for a ``tid`` link; with a stream URL it is what
     the audio will be confirmed to be once its duration was judged, None where nobody can tell.
-    ``media``: where to fetch, in order of preference.  ``failed_attempts`` is the request's: after
-    one, less is asked of the source at once.  ``had_bytes`` is the size of those of its media that
-    follow each other and were fetched before: MAX_SOURCE_BYTES is for all of them together.
+    ``media``: where to fetch, in order of preference; ``captions`` likewise, none where the source
+    has none.  ``failed_attempts`` is the request's: after one, less is asked of the source at once.
+    ``had_bytes`` is the size of those of its media that follow each other and were fetched before:
+    MAX_SOURCE_BYTES is for all of them together.
     """
 
     session_id: str | None
@@ -83,6 +85,22 @@ class ResolvedLecture:
     media: tuple["MediaLocation", ...]
     failed_attempts: int = 0
     had_bytes: int = 0
+    captions: tuple["CaptionSource", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSource:
+    """Where the recording's captions are in one language, a BCP 47 tag or None where unknown.
+
+    ``cookie_header`` and ``headers`` are as those of `MediaLocation`.  ``edits`` (empty: none) are
+    the stretches of the captions' clock that the recording keeps, each with its place.
+    """
+
+    url: str
+    language: str | None
+    edits: tuple[Segment, ...] = ()
+    cookie_header: str | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +202,12 @@ class LectureDownloader(Protocol):
         Where it is cancelled or the failure passes by itself, the part stays for the next attempt;
         on any other error nothing of it is left.
         """
+        ...
+
+    async def captions_of(
+        self, lecture: ResolvedLecture, duration_seconds: float
+    ) -> Transcript | None:
+        """Return the source's captions for audio of that length; whatever goes wrong, None."""
         ...
 
 

@@ -34,6 +34,7 @@ from app.ingest.model import (
 )
 from app.storage.disk import errors_of_writing
 from app.storage.protocol import LocalFiles
+from app.transcript.model import Transcript
 
 TOLERANCE_SECONDS = 1.0
 TOLERANCE_RATIO = 0.005
@@ -63,6 +64,12 @@ class AudioPipeline:
         """Ask the source what the recording is."""
         await report(Progress(DownloadStage.RESOLVING))
         return await self._downloader.resolve(request)
+
+    async def captions_of(
+        self, lecture: ResolvedLecture, duration_seconds: float
+    ) -> Transcript | None:
+        """Return the source's captions for audio of that length; whatever goes wrong, None."""
+        return await self._downloader.captions_of(lecture, duration_seconds)
 
     @asynccontextmanager
     async def audio_of(

@@ -122,6 +122,10 @@ class Recording:
     """Where DeliveryInfo says that the media is: another name of this server."""
     wrapped: bool = False
     """DeliveryInfo comes as ``{"d": …}``."""
+    captions: dict[int, Any] = field(default_factory=dict)
+    """What `getCaptions` answers for each language's number, the recording's own first: a list of
+    ``Caption``, ``Time``, ``CaptionDuration`` on the raw stream's clock, a text as it is, or a
+    status."""
     faults: Faults = field(default_factory=Faults)
     version: int = 1
     """Part of the ETag: raise it, and the file has changed."""
@@ -193,7 +197,7 @@ class Recording:
             "IsPrimaryAudioOnly": False,
             "IsViewerEncodeComplete": ready,
             "IsPurgedEncode": False,
-            "AvailableLanguages": [],
+            "AvailableLanguages": list(self.captions),
             "AvailableCaptions": [],
             "Streams": [*slides, main] if ready else [],
             "Timestamps": [],

@@ -154,6 +154,8 @@ class PanoptoSimulator:
         recording = self._asked_for(given.get("deliveryId"), given.get("tid"))
         if recording is None:
             return JSONResponse({"ErrorCode": 3, "ErrorMessage": "The session was not found."})
+        if "getCaptions" in form:
+            return _captions(recording, str(form.get("language")))
         return self._delivery_fault(request, recording) or JSONResponse(
             # As a custom host does, it names itself as it was asked.
             recording.delivery_info(str(request.base_url).rstrip("/")),
@@ -251,6 +253,18 @@ class _Recorder:
             record.sent_bytes += len(message.get("body", b""))
 
         await self._app(scope, receive, counted)
+
+
+def _captions(recording: Recording, language: str) -> StarletteResponse:
+    answer = recording.captions.get(int(language)) if language.isdigit() else None
+    match answer:
+        case None:
+            return JSONResponse({"ErrorCode": 3, "ErrorMessage": "No captions."})
+        case int():
+            return PlainTextResponse("", answer)
+        case str():
+            return PlainTextResponse(answer)
+    return JSONResponse(answer)
 
 
 def _to_login(request: Request) -> StarletteResponse:

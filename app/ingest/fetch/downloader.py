@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 
 from app.errors import IngestFailed
+from app.ingest.captions import fetch_captions
 from app.ingest.fetch.file import fetch_file, whole_file_of
 from app.ingest.fetch.hls import fetch_stream
 from app.ingest.fetch.hls_streams import HlsStream, NoPlaylist, open_streams
@@ -30,6 +31,7 @@ from app.ingest.net.sniffing import form_of_file
 from app.ingest.sources.registry import resolve_by, sources_of
 from app.settings import Settings
 from app.storage.protocol import LocalFiles
+from app.transcript.model import Transcript
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +40,7 @@ class MediaDownloader:
     """Fetches lectures of Panopto tenants and of all other sources; safe for any number of tasks.
 
     ``sources`` are asked in their order; left out, they are Panopto and direct media links.
+    Without ``captions`` none are ever fetched.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class MediaDownloader:
         max_source_bytes: int,
         patience: Patience = PATIENCE,
         sources: Sequence[LectureSource] | None = None,
+        captions: bool = True,
     ) -> None:
         self._client = client
+        self._captions = captions
         if sources is None:
             sources = sources_of(client, panopto_hosts=panopto_hosts)
         self._sources = tuple(sources)
@@ -64,8 +69,12 @@ class MediaDownloader:
             client,
             max_source_bytes=settings.max_source_bytes,
             sources=sources_of(
-                client, panopto_hosts=settings.panopto_hosts, extractors=settings.sources
+                client,
+                panopto_hosts=settings.panopto_hosts,
+                extractors=settings.sources,
+                captions=settings.captions,
             ),
+            captions=settings.captions,
         )
 
     async def close(self) -> None:
@@ -96,6 +105,14 @@ class MediaDownloader:
             size_bytes=source.size_bytes,
         )
         return source
+
+    async def captions_of(
+        self, lecture: ResolvedLecture, duration_seconds: float
+    ) -> Transcript | None:
+        """Return the source's captions for audio of that length, unless they are turned off."""
+        if not self._captions:
+            return None
+        return await fetch_captions(self._client, lecture.captions, duration_seconds)
 
     async def _fetch(
         self,

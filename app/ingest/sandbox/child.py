@@ -18,6 +18,7 @@ from typing import Any
 _TASKS = (
     "app.ingest.sandbox.tasks.audio",
     "app.ingest.sandbox.tasks.audio_index",
+    "app.ingest.sandbox.tasks.captions",
     "app.ingest.sandbox.tasks.delivery",
     "app.ingest.sandbox.tasks.pages",
     "app.ingest.sandbox.tasks.playlist",

@@ -18,12 +18,14 @@ def sources_of(
     *,
     panopto_hosts: tuple[str, ...] = (),
     extractors: tuple[str, ...] = (),
+    captions: bool = True,
 ) -> tuple[LectureSource, ...]:
     """Return every source; the last takes whatever link the others leave.
 
     ``extractors`` are those of yt-dlp that are allowed; with none, no child is ever started.
+    Without ``captions`` yt-dlp asks for none.
     """
-    ytdlp = (YtDlpSource(client, extractors),) if extractors else ()
+    ytdlp = (YtDlpSource(client, extractors, captions=captions),) if extractors else ()
     return (PanoptoSource(client, panopto_hosts), *ytdlp, DirectSource(client))
 
 

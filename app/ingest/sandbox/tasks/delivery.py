@@ -14,6 +14,7 @@ from app.ingest.sources import lenient
 
 _MOST_WRAPPINGS = 3
 _MOST_STREAMS = 32
+_MOST_LANGUAGES = 64
 _MOST_SEGMENTS = 500
 _MOST_SEGMENTS_IN_ALL = 4000
 _MAX_URL_CHARACTERS = 16_384
@@ -25,7 +26,7 @@ _BEYOND_ASCII = re.compile("[^\x00-\x7f\ufffd]")
 
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the ``content`` in the shape of `delivery.Answer`; refuses as ``unreadable``."""
-    answer = lenient.members(_unwrapped(_parsed(_decoded(arguments.get("content", b"")))))
+    answer = lenient.members(unwrapped(parsed(decoded(arguments.get("content", b"")))))
     delivery = answer.get("Delivery")
     return {
         "error_code": lenient.number(answer.get("ErrorCode")),
@@ -35,7 +36,7 @@ def run(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _decoded(content: bytes) -> str:
+def decoded(content: bytes) -> str:
     """Decode by the byte order mark, or as UTF-8; what is neither is taken for Windows-1252."""
     try:
         return content.decode(json.detect_encoding(content))
@@ -44,7 +45,7 @@ def _decoded(content: bytes) -> str:
     return damaged if _BEYOND_ASCII.search(damaged) else content.decode("cp1252", "replace")
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Parse the text, or the object in it where it is a script or a page around one."""
     for found in (text, text[text.find("{") : text.rfind("}") + 1]):
         try:
@@ -59,11 +60,11 @@ def _number(digits: str) -> int | float:
     return int(digits) if len(digits) <= _LONGEST_DIGITS else float(digits)
 
 
-def _unwrapped(answer: Any) -> Any:
+def unwrapped(answer: Any) -> Any:
     """Take the answer out of ``d``, in which it may be a text itself."""
     for _ in range(_MOST_WRAPPINGS):
         if isinstance(answer, str):
-            answer = _parsed(answer)
+            answer = parsed(answer)
         elif isinstance(answer, dict) and "d" in answer:
             answer = answer["d"]
     return answer
@@ -78,6 +79,7 @@ def _session(told: dict[str, Any]) -> dict[str, Any]:
         "public_id": _text(told.get("PublicID")),
         "name": _text(told.get("SessionName")),
         "duration_seconds": duration if duration and duration > 0 else None,
+        "languages": _languages(told),
         "is_live": lenient.flag(told.get("IsActiveBroadcast")),
         "is_viewer_encoded": lenient.flag(told.get("IsViewerEncodeComplete")),
         "is_podcast_encoded": lenient.flag(told.get("IsPodcastEncodeComplete")),
@@ -86,6 +88,14 @@ def _session(told: dict[str, Any]) -> dict[str, Any]:
         "streams": [_stream(each, most_segments) for each in streams],
         "podcasts": [_stream(each, most_segments) for each in podcasts],
     }
+
+
+def _languages(told: dict[str, Any]) -> list[int]:
+    """Return the numbers of the languages that have captions, each once, in the tenant's order."""
+    listed = told.get("AvailableLanguages")
+    numbers = map(lenient.number, listed if isinstance(listed, list) else [listed])
+    known = dict.fromkeys(int(each) for each in numbers if each is not None and 0 <= each < 1000)
+    return list(known)[:_MOST_LANGUAGES]
 
 
 def _streams(told: Any) -> list[dict[str, Any]]:

@@ -22,13 +22,17 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the recording at ``arguments["url"]``, in the shape of `ytdlp_source`, or refuse.
 
-    ``extractors`` are the globs of those allowed, ``channel`` is the descriptor for questions.
+    ``extractors`` are the globs of those allowed, ``channel`` is the descriptor for questions,
+    ``captions`` whether to look for those as well.
     Codes of refusals: those of `ytdlp_extraction`.
     """
     extraction = load()
     seal()
     recording: dict[str, Any] = extraction.extract(
-        arguments["url"], arguments["extractors"], arguments["channel"]
+        arguments["url"],
+        arguments["extractors"],
+        arguments["channel"],
+        captions=arguments.get("captions", False),
     )
     return recording
 

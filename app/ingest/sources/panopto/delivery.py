@@ -15,9 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain import LectureFailure
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.failures import login_required, looks_like_login
-from app.ingest.model import MediaLocation, Segment
+from app.ingest.model import CaptionSource, MediaLocation, Segment
 from app.ingest.net.guard import FetchedBody, GuardedClient, origin_of
 from app.ingest.sandbox.run import ChildError, Limits, run_child
+from app.ingest.sources.panopto.languages import LANGUAGES
 from app.ingest.sources.panopto.links import RecordingLink, guid
 
 log = structlog.get_logger(__name__)
@@ -50,12 +51,13 @@ _ROOM_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A recording as its tenant describes it; ``media`` is in order of preference."""
+    """A recording as its tenant describes it; media and captions are in order of preference."""
 
     session_id: str | None
     title: str | None
     duration_seconds: float | None
     media: tuple[MediaLocation, ...]
+    captions: tuple[CaptionSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class _Session:
     public_id: str | None
     name: str | None
     duration_seconds: float | None
+    languages: tuple[int, ...]
     is_live: bool | None
     is_viewer_encoded: bool | None
     is_podcast_encoded: bool | None
@@ -123,7 +126,9 @@ async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
     if not media:
         raise _nothing_to_play(answer.session)
     session_id = link.session_id or guid(answer.session.public_id or answer.session_id or "")
-    return Delivery(session_id, answer.session.name, answer.session.duration_seconds, media)
+    title, duration = answer.session.name, answer.session.duration_seconds
+    captions = tuple(_captions(tenant, session_id, answer.session, fetched.cookie_header))
+    return Delivery(session_id, title, duration, media, captions)
 
 
 def kind_of(url: str, file_type: str | None = None) -> str:
@@ -240,6 +245,45 @@ class _Media:
         absolute = urljoin(self.link.base_url + _PATH, url)
         own = origin_of(absolute) == origin_of(self.link.base_url)
         return MediaLocation(kind, absolute, segments, self.cookie_header if own else None)
+
+
+def _captions(
+    link: RecordingLink, session_id: str | None, session: _Session, cookie_header: str | None
+) -> Iterator[CaptionSource]:
+    """Yield where the captions of each language are; the first is the recording's own."""
+    identity = {"deliveryId": session_id} if session_id else {"tid": link.tid or ""}
+    edits = _edits(session)
+    for language in session.languages:
+        asked = {**identity, "getCaptions": "true", "language": language, "responseType": "json"}
+        url = f"{link.base_url}{_PATH}?{urlencode(asked)}"
+        yield CaptionSource(url, LANGUAGES.get(language), edits, cookie_header)
+
+
+def _edits(session: _Session) -> tuple[Segment, ...]:
+    """Return what the recording keeps of the raw one, whose clock the captions have.
+
+    It does not depend on which medium is fetched: a podcast is cut already, and captions never.
+    Of a stream that goes on where another ends the clock begins where that stream does.
+    """
+    for chain in sorted(_chains(session.streams), key=_tag_order):
+        if not any(stream.segments for stream in chain):
+            continue
+        edits: list[Segment] = []
+        for stream in chain:
+            begin = stream.relative_start or 0.0 if edits else 0.0
+            kept = _segments(stream, None if edits else session.duration_seconds)
+            if not stream.segments or not kept:  # All of it, where it is.
+                begin = stream.relative_start or 0.0
+                end = stream.relative_end or session.duration_seconds or begin
+                edits.append(Segment(begin, end, begin))
+                continue
+            place = begin
+            for each in kept:
+                at = place if each.at_seconds is None else each.at_seconds
+                edits.append(Segment(begin + each.start_seconds, begin + each.end_seconds, at))
+                place = at + each.end_seconds - each.start_seconds
+        return tuple(edits)
+    return ()
 
 
 def _tag_order(chain: Sequence[_Stream]) -> int:

@@ -57,7 +57,13 @@ class PanoptoSource:
 
 def _resolved(session_id: str | None, delivery: Delivery) -> ResolvedLecture:
     session_id = session_id or delivery.session_id
-    return ResolvedLecture(session_id, delivery.title, delivery.duration_seconds, delivery.media)
+    return ResolvedLecture(
+        session_id,
+        delivery.title,
+        delivery.duration_seconds,
+        delivery.media,
+        captions=delivery.captions,
+    )
 
 
 def _segments_of(stream_url: str, delivery: Delivery) -> tuple[Segment, ...]:

@@ -6,16 +6,23 @@ told by the class of an error and by fields of the result, never by a message's 
 
 import fnmatch
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit
+from xml.etree import ElementTree
 
 from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.networking.common import RequestDirector
 from yt_dlp.networking.exceptions import RequestError
-from yt_dlp.utils import ExtractorError, GeoRestrictedError, UnsupportedError, unsmuggle_url
+from yt_dlp.utils import (
+    ExtractorError,
+    GeoRestrictedError,
+    UnsupportedError,
+    YoutubeDLError,
+    unsmuggle_url,
+)
 from yt_dlp.YoutubeDL import YoutubeDL
 
 from app.ingest.sandbox.child import Refused
@@ -23,6 +30,7 @@ from app.ingest.sandbox.questions import Questions
 from app.ingest.sources import lenient
 from app.ingest.sources.ytdlp.formats import media_of
 from app.ingest.sources.ytdlp.requests import ParentRH
+from app.ingest.sources.ytdlp.subtitles import captions_of
 
 _PARAMETERS: dict[str, Any] = {
     "cachedir": False,
@@ -37,6 +45,11 @@ _PARAMETERS: dict[str, Any] = {
     "remote_components": [],
     "simulate": True,
 }
+# What code for a site raises where the site answers otherwise than it once did.
+_ODD_ANSWERS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError),
+    *(ValueError, ElementTree.ParseError, YoutubeDLError),
+)
 _NOT_READY = frozenset({"is_live", "is_upcoming", "post_live"})
 _FOR_ACCOUNTS = frozenset({"needs_auth", "premium_only", "private", "subscriber_only"})
 _LONGEST_SECONDS = 7 * 24 * 3600.0
@@ -52,16 +65,19 @@ class Protected(ExtractorError):  # type: ignore[misc]
     """An extractor said that the recording is encrypted for one player."""
 
 
-def extract(url: str, extractors: list[str], channel: int) -> dict[str, Any]:
-    """Return ``title``, ``duration_seconds``, ``segment`` and ``media`` of the recording.
+def extract(
+    url: str, extractors: list[str], channel: int, *, captions: bool = False
+) -> dict[str, Any]:
+    """Return the recording's ``title``, ``duration_seconds``, ``segment``, ``media``, ``captions``.
 
     Refuses with ``unsupported`` (no allowed extractor knows the link), ``not_one``, ``not_ready``,
     ``login``, ``protected``, ``elsewhere``, ``request`` (the parent knows why it failed),
     ``silent`` (no format with sound), ``unavailable`` or ``broken``.
     """
     _teach_refusals()
+    _teach_patience()
     link = _of_one(unsmuggle_url(url)[0])
-    with _Extraction(Questions(channel), extractors) as extraction:
+    with _Extraction(Questions(channel), extractors, captions=captions) as extraction:
         try:
             info = extraction.extract_info(link, download=False)
         except (ExtractorError, RequestError) as error:
@@ -78,9 +94,11 @@ def unknown(extractors: list[str]) -> list[str]:
 class _Extraction(YoutubeDL):  # type: ignore[misc]
     """Asks the parent for every request, and raises what went wrong as it was."""
 
-    def __init__(self, questions: Questions, extractors: list[str]) -> None:
+    def __init__(self, questions: Questions, extractors: list[str], *, captions: bool) -> None:
         self._questions = questions
-        super().__init__({**_PARAMETERS, "allowed_extractors": _allowed(extractors)})
+        # With these, extractors look for subtitles; none are written.
+        wanted = {"writesubtitles": captions, "writeautomaticsub": captions}
+        super().__init__({**_PARAMETERS, **wanted, "allowed_extractors": _allowed(extractors)})
 
     def build_request_director(self, handlers: Any, preferences: Any = None) -> RequestDirector:
         """Return a director that knows our handler alone."""
@@ -119,6 +137,22 @@ def _teach_refusals() -> None:
 
     InfoExtractor.raise_login_required = login
     InfoExtractor.report_drm = protected
+
+
+def _teach_patience() -> None:
+    """Let what goes wrong with subtitles, whatever it is, cost them alone."""
+
+    def bearing(extract_tracks: Callable[..., Any]) -> Callable[..., Any]:
+        def extract_or_none(*given: Any, **more: Any) -> Any:
+            try:
+                return extract_tracks(*given, **more)
+            except _ODD_ANSWERS:
+                return {}
+
+        return extract_or_none
+
+    InfoExtractor.extract_subtitles = bearing(InfoExtractor.extract_subtitles)
+    InfoExtractor.extract_automatic_captions = bearing(InfoExtractor.extract_automatic_captions)
 
 
 def _of_one(url: str) -> str:
@@ -181,6 +215,7 @@ def _recording(info: dict[str, Any], cookies: Any) -> dict[str, Any]:
         "duration_seconds": max(duration, 0.0),
         "segment": [start, end] if is_section else None,
         "media": media,
+        "captions": captions_of(info, cookies.get_cookie_header),
     }
 
 

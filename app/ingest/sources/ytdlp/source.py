@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.domain import LectureFailure
 from app.errors import ConfigurationError, IngestFailed, NotReadyYet
 from app.ingest.failures import blocked, failure_of_status, login_required
-from app.ingest.model import LectureRequest, MediaLocation, ResolvedLecture, Segment
+from app.ingest.model import CaptionSource, LectureRequest, MediaLocation, ResolvedLecture, Segment
 from app.ingest.net.guard import GuardedClient, content_type
 from app.ingest.sandbox.channel import Message, answering
 from app.ingest.sandbox.run import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
@@ -72,11 +72,18 @@ class _Medium(_Wire):
     cookie_header: _Header | None
 
 
+class _Captions(_Wire):
+    url: _Url
+    language: str
+    cookie_header: str | None
+
+
 class _Recording(_Wire):
     title: str | None
     duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     segment: tuple[float, float] | None
     media: Annotated[tuple[_Medium, ...], Field(min_length=1, max_length=4)]
+    captions: Annotated[tuple[_Captions, ...], Field(max_length=3)]
 
 
 class YtDlpSource:
@@ -86,9 +93,15 @@ class YtDlpSource:
     """
 
     def __init__(
-        self, client: GuardedClient, extractors: tuple[str, ...], budget: Budget = Budget()
+        self,
+        client: GuardedClient,
+        extractors: tuple[str, ...],
+        budget: Budget = Budget(),
+        *,
+        captions: bool = True,
     ) -> None:
         self._client = client
+        self._captions = captions
         self._extractors = extractors
         self._budget = budget
 
@@ -120,7 +133,12 @@ class YtDlpSource:
         async with answering(errands.run) as channel:
             result = await run_child(
                 _TASK,
-                {"url": url, "extractors": list(self._extractors), "channel": channel},
+                {
+                    "url": url,
+                    "extractors": list(self._extractors),
+                    "channel": channel,
+                    "captions": self._captions,
+                },
                 limits=_LIMITS,
                 timeout_seconds=self._budget.seconds,
                 max_answer_bytes=_MAX_ANSWER_BYTES,
@@ -239,6 +257,10 @@ def _resolved(request: LectureRequest, recording: _Recording) -> ResolvedLecture
         recording.title,
         recording.duration_seconds or None,
         media,
+        captions=tuple(
+            CaptionSource(each.url, each.language, segments, _cookie(each.cookie_header))
+            for each in recording.captions
+        ),
     )
 
 
@@ -249,8 +271,13 @@ def _location(medium: _Medium, segments: tuple[Segment, ...]) -> MediaLocation:
         for name, value in medium.headers.items()
         if name.lower() in _MEDIA_HEADERS and _is_plain(value)
     )
-    cookie = medium.cookie_header if _is_plain(medium.cookie_header or "") else None
-    return MediaLocation(medium.kind, medium.url, segments, cookie, headers)
+    return MediaLocation(medium.kind, medium.url, segments, _cookie(medium.cookie_header), headers)
+
+
+def _cookie(header: str | None) -> str | None:
+    """Return a Cookie header that can be sent; None where it cannot."""
+    is_sendable = len(header or "") <= MAX_HEADER_CHARACTERS and _is_plain(header or "")
+    return header if is_sendable else None
 
 
 def _is_plain(value: str) -> bool:
