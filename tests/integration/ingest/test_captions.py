@@ -176,6 +176,17 @@ async def test_where_a_language_fails_the_next_is_taken(
     assert await downloader.captions_of(lecture, 30) is None
 
 
+async def test_a_brought_stream_that_may_be_another_recording_has_no_captions(
+    simulator: PanoptoSimulator, recording: Recording, downloader: MediaDownloader
+) -> None:
+    recording.captions, recording.duration_seconds = {0: told((1, 1, "Hello"))}, 0
+    other = simulator.add(Recording(recording.media))
+    for stream, expected in ((recording, 1), (other, 0)):
+        asked = request_for(simulator, recording, stream_url=simulator.media_url(stream))
+        lecture = await downloader.resolve(asked)
+        assert len(lecture.captions) == expected
+
+
 async def test_turned_off_nothing_is_asked_for(
     simulator: PanoptoSimulator, recording: Recording, client: GuardedClient
 ) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 
 from app.domain import LectureFailure
 from app.errors import ConfigurationError, IngestFailed
+from app.ingest.captions import fetch_captions
 from app.ingest.model import LectureRequest, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.sources.ytdlp.source import Budget, YtDlpSource, require_known
@@ -82,6 +83,16 @@ async def fails(source: YtDlpSource, url: str) -> IngestFailed:
     for secret in ("127.0.0.1", "http", "/", "yt"):
         assert secret not in raised.value.message
     return raised.value
+
+
+async def test_a_page_with_subtitles(site: Site, client: GuardedClient) -> None:
+    track = '<track kind="subtitles" srclang="de" src="/media/de.vtt">'
+    url = site.page("/week1", f'<video src="/media/a.mp4">{track}</video>')
+    site.pages["/media/de.vtt"] = lambda _: Response("WEBVTT\n\n00:01.000 --> 00:02.000\nHallo")
+    lecture = await found(YtDlpSource(client, ("generic",)), url)
+    transcript = await fetch_captions(client, lecture.captions, 10)
+    assert transcript is not None
+    assert (transcript.language, transcript.text) == ("de", "Hallo")
 
 
 async def test_a_page_with_a_video(site: Site, generic: YtDlpSource) -> None:

@@ -43,7 +43,7 @@ class PanoptoSource:
         stream = await location_of(self._client, request.stream_url)
         is_named = any(each.url == stream.url and not each.then for each in delivery.media)
         if not is_named and delivery.duration_seconds is None:
-            delivery = dataclasses.replace(delivery, session_id=None)
+            delivery = dataclasses.replace(delivery, session_id=None, captions=())
         edited = dataclasses.replace(stream, segments=_segments_of(stream.url, delivery))
         return _resolved(None, dataclasses.replace(delivery, media=(edited,)))
 
