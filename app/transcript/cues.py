@@ -173,10 +173,17 @@ def _parts(word: str) -> Iterator[str]:
 
 
 def _is_unspaced(character: str) -> bool:
-    """Whether its script puts no spaces between words: East Asian, Thai, Lao, Burmese, Khmer."""
+    """Whether its script puts no spaces between words: Chinese, Japanese, Thai, Lao …
+
+    Korean is as wide as these, and has spaces.
+    """
     return (
         "\u0e00" <= character <= "\u0eff"
         or "\u1000" <= character <= "\u109f"
         or "\u1780" <= character <= "\u17ff"
-        or (unicodedata.east_asian_width(character) in "WF" and character.isalpha())
+        or (
+            unicodedata.east_asian_width(character) in "WF"
+            and character.isalpha()
+            and not "\uac00" <= character <= "\ud7a3"
+        )
     )

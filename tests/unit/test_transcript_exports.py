@@ -169,6 +169,12 @@ def test_writing_without_spaces_is_cut_between_characters() -> None:
     assert len(cues) == 2
 
 
+def test_korean_has_spaces_and_is_cut_there() -> None:
+    words = ["\uac00\ub098\ub2e4\ub77c"] * 9
+    (cue,) = cues_of(said(" ".join(words)))
+    assert [word for line in cue.lines for word in line.split()] == words
+
+
 def test_hours_have_as_many_digits_as_they_need() -> None:
     late = transcript(Segment(400_000, 400_001, "Late", None), seconds=500_000)
     assert "111:06:40.000 --> 111:06:41.000" in to_vtt(late)

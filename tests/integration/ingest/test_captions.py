@@ -2,10 +2,11 @@
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from app.domain import TranscriptionSource
 from app.embedded.panopto import PanoptoSimulator, Recording
@@ -13,6 +14,8 @@ from app.ingest.captions import fetch_captions, placed
 from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import CaptionSource, Segment
 from app.ingest.net.guard import GuardedClient
+from app.ingest.sources.panopto.delivery import ask_delivery
+from app.ingest.sources.panopto.links import RecordingLink
 from app.ingest.sources.ytdlp.subtitles import captions_of
 from app.transcript.model import Transcript
 from tests.support.panopto import IMPATIENT, MIB, request_for
@@ -160,6 +163,28 @@ async def test_an_unedited_stream_that_begins_late_moves_nothing(
     recording.starts_at_seconds, recording.captions = 5, {0: told((6, 2, "Hello"))}
     lecture = await downloader.resolve(request_for(simulator, recording))
     assert lines(await downloader.captions_of(lecture, 35)) == [(6, 8, "Hello")]
+
+
+async def test_streams_that_follow_each_other_are_one_clock() -> None:
+    def stream(start: float, end: float, *kept: tuple[float, float]) -> dict[str, Any]:
+        cuts = [{"Start": first, "End": last} for first, last in kept]
+        times = {"RelativeStart": start, "RelativeEnd": end, "RelativeSegments": cuts}
+        return {"Tag": "DV", "StreamHttpUrl": f"/{start}.mp4", **times}
+
+    session = {
+        "Duration": 40,
+        "AvailableLanguages": ["1", 1, None, "x", -1],
+        "Streams": [stream(0, 20, (5, 15)), stream(20, 40, (2, 10))],
+    }
+    async with open_site() as site:
+        path = "/Panopto/Pages/Viewer/DeliveryInfo.aspx"
+        site.pages[path] = lambda _: JSONResponse({"Delivery": session})
+        client = GuardedClient([site.host_port])
+        delivery = await ask_delivery(client, RecordingLink(site.url, str(uuid4())))
+        await client.close()
+    (captions,) = delivery.captions
+    assert captions.language == "en-GB"
+    assert captions.edits == (Segment(5, 15, 0), Segment(22, 30, 20))
 
 
 @pytest.mark.parametrize("answer", [403, 503, [], {"ErrorCode": 2}, "<html>Sign in</html>", "[{"])

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from yt_dlp.cookies import YoutubeDLCookieJar
+from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.networking.exceptions import RequestError, TransportError
 from yt_dlp.utils import ExtractorError, GeoRestrictedError, UnsupportedError, UserNotLive
 
@@ -18,6 +19,7 @@ from app.ingest.sources.ytdlp.extraction import (
     Protected,
     _code_of,
     _recording,
+    _teach_patience,
 )
 from app.ingest.sources.ytdlp.source import _LIMITS, _Recording
 
@@ -255,3 +257,21 @@ def test_media_with_an_address_or_a_header_beyond_all_measure_cost_themselves_al
 )
 def test_classes_of_errors_that_tell_what_went_wrong(error: Exception, code: str) -> None:
     assert _code_of(error, "https://example.org/", ["youtube"]) == code
+
+
+def test_what_goes_wrong_with_subtitles_costs_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Site(InfoExtractor):  # type: ignore[misc]
+        def _get_subtitles(self) -> object:
+            raise KeyError("tracks")
+
+        def _get_automatic_captions(self) -> object:
+            raise ExtractorError("changed")
+
+        def get_param(self, *_: object, **__: object) -> bool:
+            return True
+
+    for name in ("extract_subtitles", "extract_automatic_captions"):
+        monkeypatch.setattr(InfoExtractor, name, getattr(InfoExtractor, name))  # Put back after.
+    _teach_patience()
+    assert Site().extract_subtitles() == {}
+    assert Site().extract_automatic_captions() == {}
