@@ -39,9 +39,7 @@ log = structlog.get_logger()
 def make_handlers(backends: Backends, downloader: MediaDownloader) -> list[JobHandler]:
     """Return a handler for every kind of job."""
     settings = backends.settings
-    pipeline = AudioPipeline(
-        downloader, PyAvAudioExtractor(), backends.scratch, settings.download_timeout_seconds
-    )
+    pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), settings.download_timeout_seconds)
     downloads = LectureDownloads(
         backends.work,
         backends.storage,

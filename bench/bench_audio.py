@@ -22,7 +22,7 @@ from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.file import fetch_file
 from app.ingest.fetch.ranges.audio import AudioOptions, fetch_audio
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused
-from app.ingest.model import MediaLocation, Progress
+from app.ingest.model import Attempt, MediaLocation, Progress
 from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 
@@ -89,12 +89,12 @@ async def fetch(
     source = RangeSource(client, location)
     if not whole:
         try:
-            await fetch_audio(source, scratch, STEM, unheard, AudioOptions(MAX_BYTES))
+            await fetch_audio(source, Attempt(scratch, STEM, unheard), AudioOptions(MAX_BYTES))
             return "ranges"
         except RangesRefused as refusal:
             reason = refusal.reason
     await fetch_file(
-        client, location, scratch, STEM, unheard, max_bytes=MAX_BYTES, begun=source.begun
+        client, location, Attempt(scratch, STEM, unheard), max_bytes=MAX_BYTES, begun=source.begun
     )
     return "whole" if whole else f"whole ({reason})"
 

@@ -31,13 +31,12 @@ class SourceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class LectureRequest:
-    """What a worker needs to fetch one lecture; so many attempts at it have failed before."""
+    """What a worker needs to find one lecture."""
 
     lecture_id: UUID
     panopto_url: str
     session_id: str | None
     stream_url: str | None
-    failed_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +73,13 @@ class ResolvedLecture:
     stream URL).  ``session_id`` is known here even for a ``tid`` link; with a stream URL it is what
     the audio will be confirmed to be once its duration was judged, None where nobody can tell.
     ``media``: where to fetch, in order of preference; ``captions`` likewise, none where the source
-    has none.  ``failed_attempts`` is the request's: after one, less is asked of the source at once.
-    ``had_bytes`` is the size of those of its media that follow each other and were fetched before:
-    MAX_SOURCE_BYTES is for all of them together.
+    has none.
     """
 
     session_id: str | None
     title: str | None
     duration_seconds: float | None
     media: tuple["MediaLocation", ...]
-    failed_attempts: int = 0
-    had_bytes: int = 0
     captions: tuple["CaptionSource", ...] = ()
 
 
@@ -134,6 +129,24 @@ class Progress:
 
 ReportProgress = Callable[[Progress], Awaitable[None]]
 """Called as often as the caller likes; the receiver throttles.  Raises `LeaseLost` to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a lecture's audio: where its files lie, and who is told how far it is.
+
+    ``stem`` begins the keys of all its temporary objects in ``scratch``.  So many attempts have
+    ``failed_before`` it: after one, less is asked of the source at once.  ``had_bytes`` is the size
+    of those media that follow each other and were fetched before: MAX_SOURCE_BYTES is for all of
+    them together.
+    """
+
+    scratch: LocalFiles
+    stem: str
+    report: ReportProgress
+    failed_before: int = 0
+    is_last: bool = False
+    had_bytes: int = 0
 
 
 class Tier(StrEnum):
@@ -190,14 +203,9 @@ class LectureDownloader(Protocol):
         ...
 
     async def download(
-        self,
-        lecture: ResolvedLecture,
-        location: MediaLocation,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
+        self, lecture: ResolvedLecture, location: MediaLocation, attempt: Attempt
     ) -> DownloadedSource:
-        """Fetch one of the lecture's media into ``{key_stem}.{extension}``.
+        """Fetch one of the lecture's media into ``{attempt.stem}.{extension}``.
 
         Where it is cancelled or the failure passes by itself, the part stays for the next attempt;
         on any other error nothing of it is left.

@@ -21,6 +21,7 @@ from app.errors import IngestFailed
 from app.ingest.failures import no_recording
 from app.ingest.fetch.part import begun_source, is_of, tidied
 from app.ingest.model import (
+    Attempt,
     AudioExtractor,
     DownloadedSource,
     ExtractedAudio,
@@ -33,7 +34,6 @@ from app.ingest.model import (
     RunStart,
 )
 from app.storage.disk import errors_of_writing
-from app.storage.protocol import LocalFiles
 from app.transcript.model import Transcript
 
 TOLERANCE_SECONDS = 1.0
@@ -52,12 +52,10 @@ class AudioPipeline:
         self,
         downloader: LectureDownloader,
         extractor: AudioExtractor,
-        scratch: LocalFiles,
         extract_timeout_seconds: float,
     ) -> None:
         self._downloader = downloader
         self._extractor = extractor
-        self._scratch = scratch
         self._extract_timeout_seconds = extract_timeout_seconds
 
     async def resolve(self, request: LectureRequest, report: ReportProgress) -> ResolvedLecture:
@@ -73,67 +71,61 @@ class AudioPipeline:
 
     @asynccontextmanager
     async def audio_of(
-        self,
-        lecture: ResolvedLecture,
-        stem: str,
-        report: ReportProgress,
-        *,
-        is_last_attempt: bool = False,
+        self, lecture: ResolvedLecture, attempt: Attempt
     ) -> AsyncIterator[ExtractedAudio]:
         """Fetch and extract; the audio file lives until the context ends, unless it was moved.
 
-        ``stem`` starts the keys of all temporary objects.  Raises `IngestFailed`, `NotReadyYet`
-        or `StorageError`; `ChildKilled` and `OSError` are this machine's trouble.
+        Raises `IngestFailed`, `NotReadyYet` or `StorageError`; `ChildKilled` and `OSError` are
+        this machine's trouble.
         """
-        audio_key = f"{stem}.m4a"
+        audio_key = f"{attempt.stem}.m4a"
 
         async def whole_audio_of(location: MediaLocation) -> ExtractedAudio:
-            source = await self._fetch(lecture, location, stem, report)
-            audio = await self._extract(source, audio_key, report)
+            source = await self._fetch(lecture, location, attempt)
+            audio = await self._extract(source, audio_key, attempt)
             require_whole(audio, source, lecture)
             return audio
 
         try:
-            yield await from_first_medium(
-                lecture, self._scratch, stem, whole_audio_of, is_last_attempt=is_last_attempt
-            )
+            yield await from_first_medium(lecture, attempt, whole_audio_of)
         finally:
-            await self._scratch.delete_files([audio_key, *_keys_of_joining(stem)])
+            await attempt.scratch.delete_files([audio_key, *_keys_of_joining(attempt.stem)])
 
     async def _fetch(
-        self, lecture: ResolvedLecture, location: MediaLocation, stem: str, report: ReportProgress
+        self, lecture: ResolvedLecture, location: MediaLocation, attempt: Attempt
     ) -> DownloadedSource:
         """Fetch the medium; those that follow each other as the runs of one file of their sound."""
         if not location.then:
-            return await self._downloader.download(lecture, location, self._scratch, stem, report)
-        keys = joined_key, piece_key = _keys_of_joining(stem)
-        await self._scratch.delete_files(keys)  # Of another medium, which was no good.
+            return await self._downloader.download(lecture, location, attempt)
+        keys = joined_key, piece_key = _keys_of_joining(attempt.stem)
+        await attempt.scratch.delete_files(keys)  # Of another medium, which was no good.
         alone = replace(lecture, duration_seconds=None)
-        joined, runs = self._scratch.path_of(joined_key), []
+        joined, runs = attempt.scratch.path_of(joined_key), []
         for start_seconds, piece in ((0.0, location), *location.then):
-            source = await self._downloader.download(alone, piece, self._scratch, stem, report)
-            audio = await self._extract(source, piece_key, report)
+            source = await self._downloader.download(alone, piece, attempt)
+            audio = await self._extract(source, piece_key, attempt)
             require_whole(audio, source, alone)
             first_byte = await in_thread(_append, audio.path, joined)
             runs.append(RunStart(first_byte, start_seconds))
-            alone = replace(alone, had_bytes=alone.had_bytes + source.size_bytes)
+            attempt = replace(attempt, had_bytes=attempt.had_bytes + source.size_bytes)
         size_bytes = joined.stat().st_size
         return DownloadedSource(joined_key, size_bytes, None, runs=tuple(runs[1:]))
 
     async def _extract(
-        self, source: DownloadedSource, audio_key: str, report: ReportProgress
+        self, source: DownloadedSource, audio_key: str, attempt: Attempt
     ) -> ExtractedAudio:
         try:
-            await report(Progress(DownloadStage.EXTRACTING, source.size_bytes, source.size_bytes))
+            size_bytes = source.size_bytes
+            await attempt.report(Progress(DownloadStage.EXTRACTING, size_bytes, size_bytes))
             return await self._extractor.extract(
-                self._scratch.path_of(source.key),
-                self._scratch.path_of(audio_key),
+                attempt.scratch.path_of(source.key),
+                attempt.scratch.path_of(audio_key),
                 source.segments,
                 runs=source.runs,
                 timeout_seconds=self._extract_timeout_seconds,
             )
         finally:
-            await self._scratch.delete_file(source.key)
+            await attempt.scratch.delete_file(source.key)
 
 
 def _keys_of_joining(stem: str) -> tuple[str, str]:
@@ -150,12 +142,7 @@ def _append(piece: Path, joined: Path) -> int:
 
 
 async def from_first_medium(
-    lecture: ResolvedLecture,
-    scratch: LocalFiles,
-    stem: str,
-    get: Callable[[MediaLocation], Awaitable[T]],
-    *,
-    is_last_attempt: bool = False,
+    lecture: ResolvedLecture, attempt: Attempt, get: Callable[[MediaLocation], Awaitable[T]]
 ) -> T:
     """Return what ``get`` makes of the first of the lecture's media that it can make it of.
 
@@ -169,22 +156,22 @@ async def from_first_medium(
     any other way out, success included, no part is left, not even an earlier attempt's.
     """
     failures: list[IngestFailed] = []
-    async with tidied(scratch, stem):
-        begun = await begun_source(scratch, stem)
+    async with tidied(attempt):
+        begun = await begun_source(attempt)
         for location in sorted(
             lecture.media, key=lambda each: begun is None or not is_of(begun, each.url)
         ):
             try:
                 return await get(location)
             except IngestFailed as error:
-                if error.transient and not is_last_attempt:
-                    left = await begun_source(scratch, stem)
+                if error.transient and not attempt.is_last:
+                    left = await begun_source(attempt)
                     has_part = left is not None and is_of(left, location.url)
-                    if has_part or not lecture.failed_attempts:
+                    if has_part or not attempt.failed_before:
                         raise
                 log.info("medium_failed", kind=location.kind, reason=error.failure.value)
                 failures.append(error)
-        passing = [each for each in failures if each.transient and not is_last_attempt]
+        passing = [each for each in failures if each.transient and not attempt.is_last]
         raise _most_telling(passing or failures)
 
 

@@ -19,7 +19,7 @@ from app.ingest.fetch.hls import FetchedStream, fetch_stream
 from app.ingest.fetch.part import FetchedFile, hand_over
 from app.ingest.fetch.ranges.audio import AudioOptions, fetch_audio
 from app.ingest.fetch.ranges.source import RangeSource
-from app.ingest.model import DownloadedSource, MediaLocation, ResolvedLecture
+from app.ingest.model import Attempt, DownloadedSource, MediaLocation, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.net.retries import Patience
 from app.storage.local import LocalStorage
@@ -52,9 +52,7 @@ class Attempts:
         return await fetch_stream(
             self.client,
             stream,
-            self.scratch,
-            stem,
-            self.reports,
+            Attempt(self.scratch, stem, self.reports),
             max_bytes=64 * MIB,
             patience=patience,
         )
@@ -64,13 +62,16 @@ class Attempts:
     ) -> FetchedFile:
         location = MediaLocation("mp4", self.simulator.media_url(recording))
         source = RangeSource(self.client, location, patience)
-        return await fetch_audio(source, self.scratch, stem, self.reports, AudioOptions(64 * MIB))
+        return await fetch_audio(
+            source, Attempt(self.scratch, stem, self.reports), AudioOptions(64 * MIB)
+        )
 
     async def get(
-        self, downloader: MediaDownloader, *media: MediaLocation, failed_attempts: int = 0
+        self, downloader: MediaDownloader, *media: MediaLocation, failed_before: int = 0
     ) -> DownloadedSource:
-        lecture = ResolvedLecture(None, None, None, media, failed_attempts)
-        return await download_first(downloader, lecture, self.scratch, NEW, self.reports)
+        lecture = ResolvedLecture(None, None, None, media)
+        attempt = Attempt(self.scratch, NEW, self.reports, failed_before)
+        return await download_first(downloader, lecture, attempt)
 
     @asynccontextmanager
     async def overtaken(

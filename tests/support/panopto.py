@@ -13,12 +13,12 @@ from app.errors import IngestFailed
 from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.hls_streams import HlsStream, open_streams
 from app.ingest.model import (
+    Attempt,
     DownloadedSource,
     LectureDownloader,
     LectureRequest,
     MediaLocation,
     Progress,
-    ReportProgress,
     ResolvedLecture,
 )
 from app.ingest.net.guard import GuardedClient
@@ -120,18 +120,14 @@ def request_for(
 
 
 async def download_first(
-    downloader: LectureDownloader,
-    lecture: ResolvedLecture,
-    scratch: LocalStorage,
-    stem: str,
-    report: ReportProgress,
+    downloader: LectureDownloader, lecture: ResolvedLecture, attempt: Attempt
 ) -> DownloadedSource:
     """Download the first of the lecture's media that can be had, as the pipeline does."""
 
     async def download(location: MediaLocation) -> DownloadedSource:
-        return await downloader.download(lecture, location, scratch, stem, report)
+        return await downloader.download(lecture, location, attempt)
 
-    return await from_first_medium(lecture, scratch, stem, download)
+    return await from_first_medium(lecture, attempt, download)
 
 
 async def open_stream(client: GuardedClient, location: MediaLocation) -> HlsStream:

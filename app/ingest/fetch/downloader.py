@@ -1,6 +1,5 @@
 """`LectureDownloader`: the sources say what and where, this fetches it by the cheapest way."""
 
-import copy
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,11 +15,11 @@ from app.ingest.fetch.part import begun_source, source_name
 from app.ingest.fetch.ranges.audio import AudioOptions, audio_ranges_of, fetch_audio
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused
 from app.ingest.model import (
+    Attempt,
     DownloadedSource,
     LectureRequest,
     LectureSource,
     MediaLocation,
-    ReportProgress,
     ResolvedLecture,
     Segment,
     Tier,
@@ -30,7 +29,6 @@ from app.ingest.net.retries import PATIENCE, Patience
 from app.ingest.net.sniffing import form_of_file
 from app.ingest.sources.registry import resolve_by, sources_of
 from app.settings import Settings
-from app.storage.protocol import LocalFiles
 from app.transcript.model import Transcript
 
 log = structlog.get_logger(__name__)
@@ -83,21 +81,13 @@ class MediaDownloader:
 
     async def resolve(self, request: LectureRequest) -> ResolvedLecture:
         """Ask the sources, one after the other, what and where the recording is."""
-        lecture = await resolve_by(self._sources, request)
-        return replace(lecture, failed_attempts=request.failed_attempts)
+        return await resolve_by(self._sources, request)
 
     async def download(
-        self,
-        lecture: ResolvedLecture,
-        location: MediaLocation,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
+        self, lecture: ResolvedLecture, location: MediaLocation, attempt: Attempt
     ) -> DownloadedSource:
         """Fetch one of the lecture's media; whether it has sound the extractor tells."""
-        within = copy.copy(self)
-        within._max_source_bytes -= lecture.had_bytes
-        source = await within._fetch(location, lecture, scratch, key_stem, report)
+        source = await self._fetch(location, lecture, attempt)
         log.info(
             "medium_fetched",
             tier=source.tier.value,
@@ -115,34 +105,24 @@ class MediaDownloader:
         return await fetch_captions(self._client, lecture.captions, duration_seconds)
 
     async def _fetch(
-        self,
-        location: MediaLocation,
-        lecture: ResolvedLecture,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
+        self, location: MediaLocation, lecture: ResolvedLecture, attempt: Attempt
     ) -> DownloadedSource:
         """Fetch it as what it is said to be or, where its bytes say another thing, as that."""
         # A playlist that was taken for a file has shown what it is to the attempt before.
-        begun = await begun_source(scratch, key_stem)
+        begun = await begun_source(attempt)
         if location.kind == "hls" or begun == source_name("hls", location.url):
             try:
-                return await self._fetch_hls(location, scratch, key_stem, report)
+                return await self._fetch_hls(location, attempt)
             except NoPlaylist:
                 location = replace(location, kind="mp4")
-        source = await self._fetch_file(location, lecture, scratch, key_stem, report)
-        if await form_of_file(scratch.path_of(source.key)) == "playlist":
-            await scratch.delete_file(source.key)
-            return await self._fetch_hls(replace(location, kind="hls"), scratch, key_stem, report)
+        source = await self._fetch_file(location, lecture, attempt)
+        if await form_of_file(attempt.scratch.path_of(source.key)) == "playlist":
+            await attempt.scratch.delete_file(source.key)
+            return await self._fetch_hls(replace(location, kind="hls"), attempt)
         return source
 
     async def _fetch_file(
-        self,
-        location: MediaLocation,
-        lecture: ResolvedLecture,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
+        self, location: MediaLocation, lecture: ResolvedLecture, attempt: Attempt
     ) -> DownloadedSource:
         client = self._client.sending(location.headers)
         duration = _duration(location.segments) or lecture.duration_seconds
@@ -150,18 +130,16 @@ class MediaDownloader:
         try:
             if location.kind == "podcast":
                 raise RangesRefused("sound_alone")
-            if await _has_ranges_failed(lecture, location, scratch, key_stem):
+            if await _has_ranges_failed(location, attempt):
                 raise RangesRefused("failed_before")
-            return await self._fetch_ranges(ranges, location, duration, scratch, key_stem, report)
+            return await self._fetch_ranges(ranges, location, duration, attempt)
         except RangesRefused as refusal:
             log.info("audio_ranges_refused", reason=refusal.reason)
         stored = await fetch_file(
             client,
             location,
-            scratch,
-            key_stem,
-            report,
-            max_bytes=self._max_source_bytes,
+            attempt,
+            max_bytes=self._max_source_bytes - attempt.had_bytes,
             patience=self._patience,
             begun=ranges.begun,
         )
@@ -182,14 +160,13 @@ class MediaDownloader:
         ranges: RangeSource,
         location: MediaLocation,
         duration_seconds: float | None,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
+        attempt: Attempt,
     ) -> DownloadedSource:
-        if await begun_source(scratch, key_stem) == whole_file_of(location):
+        if await begun_source(attempt) == whole_file_of(location):
             raise RangesRefused("resumed")
-        options = AudioOptions(self._max_source_bytes, exact_start=bool(location.segments))
-        audio = await fetch_audio(ranges, scratch, key_stem, report, options)
+        max_bytes = self._max_source_bytes - attempt.had_bytes
+        options = AudioOptions(max_bytes, exact_start=bool(location.segments))
+        audio = await fetch_audio(ranges, attempt, options)
         return DownloadedSource(
             audio.key,
             audio.size_bytes,
@@ -199,9 +176,7 @@ class MediaDownloader:
             audio.fetched_bytes,
         )
 
-    async def _fetch_hls(
-        self, location: MediaLocation, scratch: LocalFiles, key_stem: str, report: ReportProgress
-    ) -> DownloadedSource:
+    async def _fetch_hls(self, location: MediaLocation, attempt: Attempt) -> DownloadedSource:
         """Fetch the first stream that can be had and has audio; raise what failed the best one."""
         client = self._client.sending(location.headers)
         failures: list[IngestFailed] = []
@@ -211,7 +186,7 @@ class MediaDownloader:
                     failures.append(stream)
                     continue
                 try:
-                    source = await self._fetch_stream(client, stream, scratch, key_stem, report)
+                    source = await self._fetch_stream(client, stream, attempt)
                 except IngestFailed as error:
                     if error.transient:
                         raise
@@ -222,20 +197,13 @@ class MediaDownloader:
         raise failures[0]
 
     async def _fetch_stream(
-        self,
-        client: GuardedClient,
-        stream: HlsStream,
-        scratch: LocalFiles,
-        key_stem: str,
-        report: ReportProgress,
+        self, client: GuardedClient, stream: HlsStream, attempt: Attempt
     ) -> DownloadedSource:
         fetched = await fetch_stream(
             client,
             stream,
-            scratch,
-            key_stem,
-            report,
-            max_bytes=self._max_source_bytes,
+            attempt,
+            max_bytes=self._max_source_bytes - attempt.had_bytes,
             patience=self._patience,
         )
         segments = stream.location.segments
@@ -251,15 +219,13 @@ class MediaDownloader:
         )
 
 
-async def _has_ranges_failed(
-    lecture: ResolvedLecture, location: MediaLocation, scratch: LocalFiles, key_stem: str
-) -> bool:
+async def _has_ranges_failed(location: MediaLocation, attempt: Attempt) -> bool:
     """Whether the next attempt takes the whole file: after a failure that left no part to go on
     with, or after two.
     """
-    if lecture.failed_attempts != 1:
-        return lecture.failed_attempts > 1
-    return await begun_source(scratch, key_stem) != audio_ranges_of(location)
+    if attempt.failed_before != 1:
+        return attempt.failed_before > 1
+    return await begun_source(attempt) != audio_ranges_of(location)
 
 
 def _duration(segments: tuple[Segment, ...]) -> float:

@@ -20,13 +20,12 @@ from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
 from app.ingest.failures import SourceBusy
 from app.ingest.fetch.part import FetchedFile, Part, Version, open_part, source_name
-from app.ingest.model import MediaLocation, Progress, ReportProgress
+from app.ingest.model import Attempt, MediaLocation, Progress, ReportProgress
 from app.ingest.net.content_range import ContentRange, content_range
 from app.ingest.net.guard import GuardedClient
 from app.ingest.net.host_limits import Doubt
 from app.ingest.net.retries import PATIENCE, Patience
 from app.ingest.net.sniffing import media_chunks
-from app.storage.protocol import LocalFiles
 
 log = structlog.get_logger(__name__)
 
@@ -50,23 +49,22 @@ class Begun:
 async def fetch_file(
     client: GuardedClient,
     location: MediaLocation,
-    scratch: LocalFiles,
-    key_stem: str,
-    report: ReportProgress,
+    attempt: Attempt,
     *,
     max_bytes: int,
     patience: Patience = PATIENCE,
     begun: Begun | None = None,
 ) -> FetchedFile:
-    """Store the file under ``{key_stem}.mp4``; what came before an error may stay (`open_part`).
+    """Store the file under ``{attempt.stem}.mp4``.
 
-    Goes on with what an attempt before left under the stem (`part.hand_over`), else with
-    ``begun``.  Raises `IngestFailed`: what HTTP said, TOO_LARGE as soon as it is known, TRUNCATED
-    (transient) where the source keeps ending before its own Content-Length.
+    What came before an error may stay (`open_part`).  Goes on with what an attempt before left to
+    this one (`part.hand_over`), else with ``begun``.  Raises `IngestFailed`: what HTTP said,
+    TOO_LARGE as soon as it is known, TRUNCATED (transient) where the source keeps ending before its
+    own Content-Length.
     """
     has_changed = False
-    body = _FileBody(client, location, report, max_bytes, patience)
-    async with open_part(scratch, key_stem) as part:
+    body = _FileBody(client, location, attempt.report, max_bytes, patience)
+    async with open_part(attempt) as part:
         version = await part.find(whole_file_of(location))
         if version is None and begun is not None:
             version = Version(whole_file_of(location), begun.validator, begun.size_bytes)
@@ -78,7 +76,7 @@ async def fetch_file(
                 fetched_bytes = await _fill(part, body)
             except _SourceChanged:
                 has_changed = True
-                body = _FileBody(client, location, report, max_bytes, patience)
+                body = _FileBody(client, location, attempt.report, max_bytes, patience)
                 await part.discard()
                 continue
             fetched = await part.publish("mp4", fetched_bytes)

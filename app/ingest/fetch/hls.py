@@ -22,13 +22,12 @@ from app.ingest.fetch.hls_streams import HlsStream, no_audio, unreadable
 from app.ingest.fetch.part import Extension, FetchedFile, Version, open_part, source_name
 from app.ingest.fetch.playlist import ByteRange, MediaPlaylist, Piece, SegmentKey
 from app.ingest.fetch.segment_bytes import decrypted, is_whole, piece_of, without_tag
-from app.ingest.model import Progress, ReportProgress, RunStart
+from app.ingest.model import Attempt, Progress, ReportProgress, RunStart
 from app.ingest.net.guard import FetchedBody, GuardedClient
 from app.ingest.net.host_limits import may_be_crowding
 from app.ingest.net.retries import PATIENCE, Patience, Retries
 from app.ingest.net.sniffing import require_media
 from app.ingest.sandbox.run import ChildError, ChildKilled, Limits, run_child
-from app.storage.protocol import LocalFiles
 
 _MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 _IN_FLIGHT = 8
@@ -51,30 +50,28 @@ class FetchedStream:
 async def fetch_stream(
     client: GuardedClient,
     stream: HlsStream,
-    scratch: LocalFiles,
-    key_stem: str,
-    report: ReportProgress,
+    attempt: Attempt,
     *,
     max_bytes: int,
     patience: Patience = PATIENCE,
 ) -> FetchedStream:
-    """Store all segments, in order, under ``{key_stem}.ts`` or, where they are fMP4, ``.mp4``.
+    """Store all segments, in order, under ``{attempt.stem}.ts`` or, where they are fMP4, ``.mp4``.
 
-    Goes on after the last whole segment that an attempt before left under the stem, where the
+    Goes on after the last whole segment that an attempt before left to this one, where the
     playlist is the same.  What was fetched stays as `open_part` tells.  Raises NO_AUDIO as soon as
     the first segment shows it.
     """
     # In a thread: a playlist may name 50,000 pieces.
     fingerprint = await asyncio.to_thread(_fingerprint, stream.playlist)
     version = Version(source_name("hls", stream.location.url), fingerprint, None)
-    async with open_part(scratch, key_stem) as part:
+    async with open_part(attempt) as part:
         await part.require(version)
         inits = list(takewhile(lambda each: each.is_init or each.is_gap, stream.playlist.pieces))
         # Of nothing but the codec's settings nobody has asked yet whether it has sound.
         if len(part.ends) > len(stream.playlist.pieces) or 0 < len(part.ends) <= len(inits):
             await part.begin(version)
         had = _Had(len(part.ends), part.size_bytes)
-        segments = _Segments(client, stream, report, max_bytes, patience, had)
+        segments = _Segments(client, stream, attempt.report, max_bytes, patience, had)
         begun = b"" if had.pieces == 0 else None
         async with aclosing(segments.bodies()) as bodies:
             async for body in bodies:

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from app.cancellation import in_thread
 from app.errors import IngestFailed, NotReadyYet, StorageError
+from app.ingest.model import Attempt
 from app.ingest.sandbox.run import ChildKilled
 from app.storage.batches import BATCH_BYTES, MAX_BATCH_CHUNKS
 from app.storage.disk import errors_of_writing
@@ -205,9 +206,8 @@ class PartFile:
 class Part:
     """`PartFile` for a task: every call in a thread, and ended before it is let go."""
 
-    def __init__(self, scratch: LocalFiles, stem: str, file: PartFile) -> None:
-        self._scratch = scratch
-        self._stem = stem
+    def __init__(self, attempt: Attempt, file: PartFile) -> None:
+        self._attempt = attempt
         self._file = file
         self._batch: list[bytes] = []
         self._batch_bytes = 0
@@ -259,8 +259,8 @@ class Part:
 
     async def publish(self, extension: Extension, fetched_bytes: int) -> FetchedFile:
         """Make the part the object ``{stem}.{extension}``; so many bytes are of this attempt."""
-        published = FetchedFile(f"{self._stem}.{extension}", self.size_bytes, fetched_bytes)
-        path = await asyncio.to_thread(self._scratch.path_of, published.key)
+        published = FetchedFile(f"{self._attempt.stem}.{extension}", self.size_bytes, fetched_bytes)
+        path = await asyncio.to_thread(self._attempt.scratch.path_of, published.key)
         await self._write()
         await in_thread(self._file.publish, path)
         return published
@@ -285,12 +285,13 @@ class Part:
 
 
 @contextlib.asynccontextmanager
-async def open_part(scratch: LocalFiles, stem: str) -> AsyncIterator[Part]:
-    """Lend the stem's part; what is open at the end, and so was not published, is removed.
+async def open_part(attempt: Attempt) -> AsyncIterator[Part]:
+    """Lend the attempt's part; what is open at the end, and so was not published, is removed.
 
     It stays, closed, where the block is cancelled or ends by a failure that passes.
     """
-    part = Part(scratch, stem, await asyncio.to_thread(PartFile, scratch, stem))
+    file = await asyncio.to_thread(PartFile, attempt.scratch, attempt.stem)
+    part = Part(attempt, file)
     try:
         yield part
     except BaseException as error:
@@ -303,26 +304,26 @@ async def open_part(scratch: LocalFiles, stem: str) -> AsyncIterator[Part]:
 
 
 @contextlib.asynccontextmanager
-async def tidied(scratch: LocalFiles, stem: str) -> AsyncIterator[None]:
-    """Leave, of what the stem's part was or became, what is of use after the block.
+async def tidied(attempt: Attempt) -> AsyncIterator[None]:
+    """Leave, of what the attempt's part was or became, what is of use after the block.
 
     Where it succeeds, what was published; where it is cancelled or ends by a failure that passes,
     the part, whether or not it was opened; else nothing.
     """
     try:
         yield
-        await discard_part(scratch, stem)
+        await discard_part(attempt.scratch, attempt.stem)
     except BaseException as error:
         for extension in get_args(Extension):
-            await scratch.delete_file(f"{stem}.{extension}")
+            await attempt.scratch.delete_file(f"{attempt.stem}.{extension}")
         if not _is_gone_on_after(error):
-            await discard_part(scratch, stem)
+            await discard_part(attempt.scratch, attempt.stem)
         raise
 
 
-async def begun_source(scratch: LocalFiles, stem: str) -> str | None:
-    """Return the name of the source of which an attempt before left a part under the stem."""
-    file = await asyncio.to_thread(PartFile, scratch, stem)
+async def begun_source(attempt: Attempt) -> str | None:
+    """Return the name of the source of which an attempt before left a part to this one."""
+    file = await asyncio.to_thread(PartFile, attempt.scratch, attempt.stem)
     try:
         version = await in_thread(file.find, None)
         return version.source if version else None

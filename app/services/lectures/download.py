@@ -25,7 +25,7 @@ from app.db.outages import is_outage
 from app.domain import JobKind, JobState, LectureFailure
 from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
 from app.ingest.fetch.part import discard_part
-from app.ingest.model import ExtractedAudio, LectureRequest, ResolvedLecture
+from app.ingest.model import Attempt, ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.jobs import JobHandler, Lane
@@ -144,12 +144,15 @@ class LectureDownloads(JobHandler):
             if request.stream_url is not None:  # What somebody brought, its audio alone can tell.
                 known, confirmed = None, resolved.session_id
             await self._note_resolution(lease, resolved, known)
-            is_last = lease.attempt + 1 >= MAX_ATTEMPTS
-            audio_of = self._pipeline.audio_of(
-                resolved, stem, progress.report, is_last_attempt=is_last
+            attempt = Attempt(
+                self._scratch,
+                stem,
+                progress.report,
+                failed_before=lease.attempt,
+                is_last=lease.attempt + 1 >= MAX_ATTEMPTS,
             )
             with _machine_trouble():
-                audio = await stack.enter_async_context(audio_of)
+                audio = await stack.enter_async_context(self._pipeline.audio_of(resolved, attempt))
                 staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")
                 beside = await stack.enter_async_context(staged)
             await progress.stop()
@@ -165,11 +168,7 @@ class LectureDownloads(JobHandler):
             states.begin_attempt(lecture)
             await self._announce(unit, lecture.id)
             request = LectureRequest(
-                lecture.id,
-                lecture.panopto_url,
-                lecture.panopto_session_id,
-                lecture.stream_url,
-                failed_attempts=lease.attempt,
+                lecture.id, lecture.panopto_url, lecture.panopto_session_id, lecture.stream_url
             )
             attempt = lecture.attempt
             await attempt_files.take_kept(self._scratch, lecture.id, stem)

@@ -15,7 +15,7 @@ from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.ranges.index import NoAudioIndex, read_audio_index
 from app.ingest.fetch.ranges.plan import IN_FLIGHT
-from app.ingest.model import DownloadedSource, Progress, Segment, Tier
+from app.ingest.model import Attempt, DownloadedSource, Progress, Segment, Tier
 from app.ingest.sandbox.child import Refused
 from app.ingest.sandbox.tasks import audio_index as audio_index_child
 from app.storage.local import LocalStorage
@@ -54,7 +54,7 @@ class Ranges:
         lecture = await self.downloader.resolve(request_for(self.simulator, recording))
         with capture_logs() as logs:
             source = await download_first(
-                self.downloader, lecture, self.scratch, STEM, self.reports
+                self.downloader, lecture, Attempt(self.scratch, STEM, self.reports)
             )
         self.refused = [log["reason"] for log in logs if log["event"] == "audio_ranges_refused"]
         (fetched,) = (log for log in logs if log["event"] == "medium_fetched")

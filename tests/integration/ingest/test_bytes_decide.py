@@ -14,7 +14,7 @@ from app.embedded.sample_media import make_audio, make_lecture
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
-from app.ingest.model import ExtractedAudio, LectureRequest, MediaLocation, ResolvedLecture
+from app.ingest.model import Attempt, ExtractedAudio, LectureRequest, MediaLocation, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sources.direct import DirectSource
@@ -66,7 +66,7 @@ class Links:
             patience=IMPATIENT,
             sources=(DirectSource(self.client),),
         )
-        self.pipeline = AudioPipeline(self.downloader, PyAvAudioExtractor(), scratch, 60)
+        self.pipeline = AudioPipeline(self.downloader, PyAvAudioExtractor(), 60)
 
     def put(self, path: str, content: bytes, media_type: str | None) -> str:
         """Have the host answer so, and return the link."""
@@ -84,7 +84,8 @@ class Links:
         lecture = await self.pipeline.resolve(LectureRequest(uuid4(), url, None, None), Reports())
         if kind:
             lecture = ResolvedLecture(None, None, None, (MediaLocation(kind, url),))
-        async with self.pipeline.audio_of(lecture, "audio/one.1", Reports()) as audio:
+        attempt = Attempt(self.scratch, "audio/one.1", Reports())
+        async with self.pipeline.audio_of(lecture, attempt) as audio:
             assert isinstance(audio, ExtractedAudio)
         assert await files_in(self.scratch) == []
         return audio.duration_seconds

@@ -14,6 +14,7 @@ from app.errors import IngestFailed, NotReadyYet
 from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import (
+    Attempt,
     DownloadedSource,
     LectureDownloader,
     LectureRequest,
@@ -43,7 +44,8 @@ class Lectures:
     async def get(self, request: LectureRequest) -> tuple[ResolvedLecture, DownloadedSource]:
         """Resolve and download; the source has sound."""
         lecture = await self.downloader.resolve(request)
-        source = await download_first(self.downloader, lecture, self.scratch, STEM, Reports())
+        attempt = Attempt(self.scratch, STEM, Reports())
+        source = await download_first(self.downloader, lecture, attempt)
         assert source.key.startswith(f"{STEM}.")
         assert await files_in(self.scratch) == [source.key]
         with av.open(str(self.scratch.path_of(source.key))) as container:
@@ -183,9 +185,9 @@ async def test_a_silent_medium_is_left_for_the_next_with_sound(
     offers: tuple[str, ...],
 ) -> None:
     mistagged = simulator.add(Recording(silent_mp4, slides=lecture_mp4, offers=offers))
-    pipeline = AudioPipeline(lectures.downloader, PyAvAudioExtractor(), lectures.scratch, 60)
+    pipeline = AudioPipeline(lectures.downloader, PyAvAudioExtractor(), 60)
     lecture = await pipeline.resolve(request_for(simulator, mistagged), Reports())
-    async with pipeline.audio_of(lecture, STEM, Reports()) as audio:
+    async with pipeline.audio_of(lecture, Attempt(lectures.scratch, STEM, Reports())) as audio:
         assert audio.duration_seconds == pytest.approx(30, abs=0.2)
     assert await files_in(lectures.scratch) == []
 
@@ -195,10 +197,10 @@ async def test_a_recording_without_sound_is_no_audio(
     lectures: Lectures, simulator: PanoptoSimulator, silent_mp4: Path, offers: tuple[str, ...]
 ) -> None:
     silent = simulator.add(Recording(silent_mp4, offers=offers))
-    pipeline = AudioPipeline(lectures.downloader, PyAvAudioExtractor(), lectures.scratch, 60)
+    pipeline = AudioPipeline(lectures.downloader, PyAvAudioExtractor(), 60)
     lecture = await pipeline.resolve(request_for(simulator, silent), Reports())
     with pytest.raises(IngestFailed) as raised:
-        async with pipeline.audio_of(lecture, STEM, Reports()):
+        async with pipeline.audio_of(lecture, Attempt(lectures.scratch, STEM, Reports())):
             pass
     assert await files_in(lectures.scratch) == []
     failure = raised.value

@@ -16,7 +16,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.errors import IngestFailed, LeaseLost, StorageFull
 from app.ingest.fetch.file import FetchedFile, fetch_file, whole_file_of
 from app.ingest.fetch.part import PartFile, Version
-from app.ingest.model import MediaLocation, Progress
+from app.ingest.model import Attempt, MediaLocation, Progress
 from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 from tests.support.panopto import IMPATIENT, MIB, Reports, files_in
@@ -44,9 +44,7 @@ class Fetch:
         return await fetch_file(
             self.client,
             location,
-            self.scratch,
-            STEM,
-            report or self.reports,
+            Attempt(self.scratch, STEM, report or self.reports),
             max_bytes=max_bytes,
             patience=IMPATIENT,
         )
@@ -387,7 +385,7 @@ async def test_a_server_that_sends_a_little_at_a_time_is_asked_again(
         client = GuardedClient([f"127.0.0.1:{server.port}"])
         location = MediaLocation("mp4", f"{server.url}/a.mp4")
         fetching = fetch_file(
-            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+            client, location, Attempt(scratch, STEM, Reports()), max_bytes=MIB, patience=IMPATIENT
         )
         if complete:
             await fetching
@@ -434,7 +432,7 @@ async def resumed(
         part.append([old_content[:KEPT]])
         part.close()
         fetching = fetch_file(
-            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+            client, location, Attempt(scratch, STEM, Reports()), max_bytes=MIB, patience=IMPATIENT
         )
         yield asyncio.create_task(fetching)
         await client.close()

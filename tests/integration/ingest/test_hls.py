@@ -17,7 +17,7 @@ from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.hls import fetch_stream
 from app.ingest.fetch.part import FetchedFile
 from app.ingest.fetch.playlist import ByteRange, MediaPlaylist, parse_playlist
-from app.ingest.model import MediaLocation, Progress
+from app.ingest.model import Attempt, MediaLocation, Progress
 from app.ingest.net.guard import GuardedClient
 from app.ingest.net.retries import Patience
 from app.storage.local import LocalStorage
@@ -43,9 +43,7 @@ class Hls:
         fetched = await fetch_stream(
             self.client,
             stream,
-            self.scratch,
-            STEM,
-            self.reports,
+            Attempt(self.scratch, STEM, self.reports),
             max_bytes=max_bytes,
             patience=IMPATIENT,
         )
@@ -134,9 +132,7 @@ async def test_each_segment_is_retried_by_itself(
     await fetch_stream(
         hls.client,
         stream,
-        hls.scratch,
-        "audio/two_source.1",
-        hls.reports,
+        Attempt(hls.scratch, "audio/two_source.1", hls.reports),
         max_bytes=MIB,
         patience=IMPATIENT,
     )
@@ -155,13 +151,12 @@ async def test_a_busy_source_is_not_asked_for_each_segment_again_and_again(
         async def __call__(self, progress: Progress) -> None:
             recording.faults.media_status = 503
 
+    attempt = Attempt(hls.scratch, STEM, Closing())
     patience = Patience(first_wait_seconds=0.1)
     if not comes:
         recording.faults.media_status = 503
     with pytest.raises(IngestFailed) as failure:
-        await fetch_stream(
-            hls.client, stream, hls.scratch, STEM, Closing(), max_bytes=MIB, patience=patience
-        )
+        await fetch_stream(hls.client, stream, attempt, max_bytes=MIB, patience=patience)
     assert failure.value.transient
     refused = [each for each in simulator.media_requests(recording) if each.status == 503]
     others = len(stream.playlist.pieces) - 1 if comes else 1
@@ -199,7 +194,7 @@ async def test_cancelled_in_the_middle_nothing_is_left_and_nothing_goes_on(
     stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
     recording.faults.bytes_per_second = 20_000
     task = asyncio.create_task(
-        fetch_stream(hls.client, stream, hls.scratch, STEM, hls.reports, max_bytes=MIB)
+        fetch_stream(hls.client, stream, Attempt(hls.scratch, STEM, hls.reports), max_bytes=MIB)
     )
     await wait_until(lambda: hls.reports.all, "bytes flow")
     task.cancel()

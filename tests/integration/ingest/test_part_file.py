@@ -22,7 +22,7 @@ from app.ingest.fetch.part import (
     source_name,
     tidied,
 )
-from app.ingest.model import MediaLocation
+from app.ingest.model import Attempt, MediaLocation
 from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 from tests.support.panopto import MIB, Reports, files_in
@@ -59,6 +59,10 @@ def begun_pieces(scratch: LocalStorage, *pieces: bytes) -> PartFile:
     for piece in pieces:
         part.append_piece(piece)
     return part
+
+
+def attempt_at(scratch: LocalStorage, stem: str) -> Attempt:
+    return Attempt(scratch, stem, Reports())
 
 
 def take_over(scratch: LocalStorage) -> PartFile:
@@ -192,8 +196,8 @@ async def test_rubbish_is_nothing(scratch: LocalStorage, spoil: Callable[[Path],
     begun_pieces(scratch, b"a" * 40, b"b" * 10).close()
     spoil(scratch.path_of(f"{OLD}.note"))
     take_over(scratch).close()
-    assert await begun_source(scratch, NEW) is None
-    async with open_part(scratch, NEW) as part:
+    assert await begun_source(attempt_at(scratch, NEW)) is None
+    async with open_part(attempt_at(scratch, NEW)) as part:
         await part.require(PIECES)
         assert (part.size_bytes, part.ends) == (0, [])
         await part.append_piece(b"n")
@@ -223,10 +227,10 @@ async def test_a_part_of_another_source_stays_until_something_is_begun(
     begun(scratch, b"a" * 40).close()
     take_over(scratch).close()
     other = source_name("hls", "https://media.example.org/a.mp4")
-    async with open_part(scratch, NEW) as part:
+    async with open_part(attempt_at(scratch, NEW)) as part:
         assert await part.find(other) is None
-    assert await begun_source(scratch, NEW) == SOURCE
-    async with open_part(scratch, NEW) as part:
+    assert await begun_source(attempt_at(scratch, NEW)) == SOURCE
+    async with open_part(attempt_at(scratch, NEW)) as part:
         await part.require(Version(other, "x", None))
         assert part.size_bytes == 0
         assert len(await files_in(scratch)) == 2
@@ -238,7 +242,7 @@ async def test_a_part_of_another_source_stays_until_something_is_begun(
 
 async def leave(scratch: LocalStorage, error: BaseException, version: Version | None) -> None:
     """Write 40 bytes and end by the error."""
-    async with open_part(scratch, OLD) as part:
+    async with open_part(attempt_at(scratch, OLD)) as part:
         await part.begin(version)
         await part.append(b"a" * 40)
         raise error
@@ -246,7 +250,7 @@ async def leave(scratch: LocalStorage, error: BaseException, version: Version | 
 
 async def leave_nothing_of_use(scratch: LocalStorage, error: BaseException) -> None:
     """End by the error before a byte has come."""
-    async with open_part(scratch, OLD) as part:
+    async with open_part(attempt_at(scratch, OLD)) as part:
         await part.begin(FILE)
         raise error
 
@@ -290,7 +294,7 @@ async def end_tidied(scratch: LocalStorage, error: BaseException | None) -> None
     """End a tidied block in which one thing was published, and another begun before."""
     scratch.path_of(f"{OLD}.ts").write_bytes(b"finished")
     begun(scratch, b"a" * 40).close()
-    async with tidied(scratch, OLD):
+    async with tidied(attempt_at(scratch, OLD)):
         if error is not None:
             raise error
 
@@ -300,7 +304,7 @@ async def test_only_what_is_of_use_outlives_an_attempt(scratch: LocalStorage) ->
         with pytest.raises(type(error)):
             await end_tidied(scratch, error)
         assert sorted(await files_in(scratch)) == [f"{OLD}.note", f"{OLD}.part"]
-        assert await begun_source(scratch, OLD) == SOURCE
+        assert await begun_source(attempt_at(scratch, OLD)) == SOURCE
         await discard_part(scratch, OLD)
     for error in LASTING:
         with pytest.raises(type(error)):
@@ -319,7 +323,8 @@ async def test_a_whole_part_asks_for_nothing(
     location = MediaLocation("mp4", simulator.media_url(recording))
     content = recording.media.read_bytes()
     begun(scratch, content, Version(whole_file_of(location), '"1"', len(content))).close()
-    stored = await fetch_file(client, location, scratch, OLD, Reports(), max_bytes=64 * MIB)
+    attempt = attempt_at(scratch, OLD)
+    stored = await fetch_file(client, location, attempt, max_bytes=64 * MIB)
     assert (stored.size_bytes, stored.fetched_bytes) == (len(content), 0)
     assert simulator.media_requests(recording) == []
     assert await files_in(scratch) == [f"{OLD}.mp4"]

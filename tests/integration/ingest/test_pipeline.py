@@ -11,7 +11,7 @@ from app.embedded.sample_media import make_lecture
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
-from app.ingest.model import MediaLocation, ResolvedLecture
+from app.ingest.model import Attempt, MediaLocation, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
 from app.storage.local import LocalStorage
@@ -33,7 +33,7 @@ class Offer:
         folder: Path,
     ) -> None:
         self.simulator, self.scratch, self.downloader = simulator, scratch, downloader
-        self.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 60)
+        self.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), 60)
         self.whole = simulator.add(Recording(whole))
         short = make_lecture(folder / "short.mp4", 12, size_bytes=MIB)
         self.short = simulator.add(Recording(short))
@@ -56,17 +56,16 @@ class Offer:
         url = self.simulator.hls_url if kind == "hls" else self.simulator.media_url
         return MediaLocation(kind, url(recording))
 
-    async def seconds(self, *names: str, failed_attempts: int = 0) -> float:
+    async def seconds(self, *names: str, failed_before: int = 0) -> float:
         media = tuple(self.place(name) for name in names)
-        lecture = ResolvedLecture(None, None, 30.0, media, failed_attempts)
-        async with self.pipeline.audio_of(
-            lecture, STEM, Reports(), is_last_attempt=failed_attempts == 4
-        ) as audio:
+        lecture = ResolvedLecture(None, None, 30.0, media)
+        attempt = Attempt(self.scratch, STEM, Reports(), failed_before, failed_before == 4)
+        async with self.pipeline.audio_of(lecture, attempt) as audio:
             return audio.duration_seconds
 
-    async def fails(self, *names: str, failed_attempts: int = 0) -> IngestFailed:
+    async def fails(self, *names: str, failed_before: int = 0) -> IngestFailed:
         with pytest.raises(IngestFailed) as failure:
-            await self.seconds(*names, failed_attempts=failed_attempts)
+            await self.seconds(*names, failed_before=failed_before)
         return failure.value
 
 
@@ -103,7 +102,7 @@ async def test_what_goes_on_later_stands_in_its_place(offer: Offer) -> None:
     """And there is silence before it."""
     location = replace(offer.place("short.mp4"), then=((15.0, offer.place("short.hls")),))
     lecture = ResolvedLecture(None, None, 27.0, (location,))
-    async with offer.pipeline.audio_of(lecture, STEM, Reports()) as audio:
+    async with offer.pipeline.audio_of(lecture, Attempt(offer.scratch, STEM, Reports())) as audio:
         assert audio.duration_seconds == pytest.approx(27, abs=0.1)
         # The tone is 110 Hz higher with each second, eight in turn, from 440 Hz.
         for at_seconds, second in ((2.5, 2), (10.5, 10), (15.5, 0), (20.5, 5)):
@@ -120,12 +119,13 @@ async def test_what_is_joined_may_be_no_larger_together_than_one_medium(
     together = 0
     for name in names:
         lecture = ResolvedLecture(None, None, None, (place := offer.place(name),))
-        source = await offer.downloader.download(lecture, place, offer.scratch, STEM, Reports())
+        attempt = Attempt(offer.scratch, STEM, Reports())
+        source = await offer.downloader.download(lecture, place, attempt)
         together += source.size_bytes
         await offer.scratch.delete_file(source.key)
     for max_source_bytes in (together, together - 1):
         downloader = MediaDownloader(client, max_source_bytes=max_source_bytes, patience=IMPATIENT)
-        offer.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), offer.scratch, 60)
+        offer.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), 60)
         if max_source_bytes == together:
             assert await offer.seconds("+".join(names)) == pytest.approx(30, abs=0.2)
         else:
@@ -160,7 +160,7 @@ async def test_a_passing_failure_leads_to_the_next_after_another_attempt(offer: 
     offer.simulator.requests.clear()
     assert (await offer.fails("cut.mp4", "whole.hls")).transient
     assert offer.simulator.media_requests(offer.whole) == []
-    seconds = await offer.seconds("cut.mp4", "whole.hls", failed_attempts=1)
+    seconds = await offer.seconds("cut.mp4", "whole.hls", failed_before=1)
     assert seconds == pytest.approx(30, abs=0.2)
     assert await files_in(offer.scratch) == []
 
@@ -169,17 +169,17 @@ async def test_a_part_is_gone_on_with_before_others_are_tried(offer: Offer) -> N
     faults = offer.whole.faults
     faults.bad_segment, faults.bad_segment_times = 3, None
     names = "whole.hls", "rest.mp4"
-    for failed_attempts in range(4):
-        assert (await offer.fails(*names, failed_attempts=failed_attempts)).transient
+    for failed_before in range(4):
+        assert (await offer.fails(*names, failed_before=failed_before)).transient
         assert await files_in(offer.scratch) != []
     assert offer.simulator.media_requests(offer.rest) == []
-    error = await offer.fails(*names, failed_attempts=4)
+    error = await offer.fails(*names, failed_before=4)
     assert (error.failure, error.transient) == (LectureFailure.TRUNCATED, False)
     assert await files_in(offer.scratch) == []
 
 
 @pytest.mark.parametrize(
-    ("failed_attempts", "names", "failure", "transient"),
+    ("failed_before", "names", "failure", "transient"),
     [
         (1, ("cut.mp4", "gone.mp4"), LectureFailure.NETWORK, True),
         (1, ("gone.mp4", "cut.mp4"), LectureFailure.NETWORK, True),
@@ -190,14 +190,14 @@ async def test_a_part_is_gone_on_with_before_others_are_tried(offer: Offer) -> N
 )
 async def test_what_is_busy_tells_more_than_what_is_not_there(
     offer: Offer,
-    failed_attempts: int,
+    failed_before: int,
     names: tuple[str, ...],
     failure: LectureFailure,
     transient: bool,
 ) -> None:
     """And while there are attempts, it passes."""
     offer.cut.faults.media_status = 503
-    error = await offer.fails(*names, failed_attempts=failed_attempts)
+    error = await offer.fails(*names, failed_before=failed_before)
     assert (error.failure, error.transient) == (failure, transient)
     assert await files_in(offer.scratch) == []
 

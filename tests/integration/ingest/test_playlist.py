@@ -18,7 +18,7 @@ from app.ingest.fetch.playlist import (
     Piece,
     parse_playlist,
 )
-from app.ingest.model import MediaLocation, RunStart
+from app.ingest.model import Attempt, MediaLocation, RunStart
 from app.ingest.net.guard import GuardedClient
 from app.storage.local import LocalStorage
 from tests.support.panopto import MIB, Reports, open_stream
@@ -415,7 +415,7 @@ async def test_every_part_is_decrypted_with_its_own_key_and_iv(scratch: LocalSto
         client = GuardedClient([f"127.0.0.1:{server.port}"])
         stream = await open_stream(client, MediaLocation("hls", f"{server.url}/index.m3u8"))
         stem, reports = "audio/one_source.1", Reports()
-        fetched = await fetch_stream(client, stream, scratch, stem, reports, max_bytes=MIB)
+        fetched = await fetch_stream(client, stream, Attempt(scratch, stem, reports), max_bytes=MIB)
         await client.close()
     stored = scratch.path_of(fetched.file.key).read_bytes()
     assert stored == section + b"seveneight" + section + b"nineten"
@@ -472,7 +472,7 @@ async def stored_of(scratch: LocalStorage, key: bytes, segment: bytes) -> bytes:
         try:
             stream = await open_stream(client, MediaLocation("hls", f"{server.url}/index.m3u8"))
             fetched = await fetch_stream(
-                client, stream, scratch, "audio/one_source.1", Reports(), max_bytes=MIB
+                client, stream, Attempt(scratch, "audio/one_source.1", Reports()), max_bytes=MIB
             )
         finally:
             await client.close()

@@ -17,7 +17,7 @@ from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.file import fetch_file
 from app.ingest.fetch.playlist import ByteRange
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused, SourceChanged
-from app.ingest.model import MediaLocation, ResolvedLecture, Tier
+from app.ingest.model import Attempt, MediaLocation, ResolvedLecture, Tier
 from app.ingest.net.guard import GuardedClient
 from app.ingest.net.retries import Patience
 from app.storage.local import LocalStorage
@@ -115,7 +115,7 @@ async def test_whatever_the_first_range_is_answered_the_file_is_had(
     async with answering(answer) as (client, location):
         downloader = MediaDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
         lecture = ResolvedLecture(None, None, None, (location,))
-        source = await downloader.download(lecture, location, scratch, STEM, Reports())
+        source = await downloader.download(lecture, location, Attempt(scratch, STEM, Reports()))
     assert source.tier is Tier.WHOLE_FILE
     assert scratch.path_of(source.key).read_bytes() == CONTENT
     assert len(asked) <= 2
@@ -146,7 +146,7 @@ async def test_what_counts_as_a_whole_file(
     async with answering(answer) as (client, location):
         downloader = MediaDownloader(client, max_source_bytes=MIB, patience=IMPATIENT)
         lecture = ResolvedLecture(None, None, None, (location,))
-        downloading = downloader.download(lecture, location, scratch, STEM, Reports())
+        downloading = downloader.download(lecture, location, Attempt(scratch, STEM, Reports()))
         if fine:
             source = await downloading
             assert scratch.path_of(source.key).read_bytes() == CONTENT
@@ -390,7 +390,7 @@ async def test_a_host_that_limits_connections_gives_parts_and_whole_files(
     async def whole_file(number: int) -> bool:
         stem = f"audio/{number}_source.1"
         fetched = await fetch_file(
-            client, location, scratch, stem, Reports(), max_bytes=MIB, patience=patience
+            client, location, Attempt(scratch, stem, Reports()), max_bytes=MIB, patience=patience
         )
         return scratch.path_of(fetched.key).read_bytes() == CONTENT
 
@@ -430,7 +430,7 @@ async def test_a_source_that_goes_on_with_no_file_is_asked_for_the_whole_once_mo
 
     async with answering(answer) as (client, location):
         fetched = await fetch_file(
-            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+            client, location, Attempt(scratch, STEM, Reports()), max_bytes=MIB, patience=IMPATIENT
         )
     assert scratch.path_of(fetched.key).read_bytes() == CONTENT
     assert asked[0] is None
@@ -463,7 +463,7 @@ async def test_what_goes_on_with_the_whole_file_is_passed_over_or_begun_anew(
 
     async with answering(answer) as (client, location):
         fetched = await fetch_file(
-            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+            client, location, Attempt(scratch, STEM, Reports()), max_bytes=MIB, patience=IMPATIENT
         )
     assert scratch.path_of(fetched.key).read_bytes() == CONTENT
     assert fetched.has_changed is has_changed
@@ -479,6 +479,6 @@ async def test_a_part_that_was_not_asked_for_is_gone_on_with(scratch: LocalStora
 
     async with answering(answer) as (client, location):
         fetched = await fetch_file(
-            client, location, scratch, STEM, Reports(), max_bytes=MIB, patience=IMPATIENT
+            client, location, Attempt(scratch, STEM, Reports()), max_bytes=MIB, patience=IMPATIENT
         )
     assert scratch.path_of(fetched.key).read_bytes() == CONTENT

@@ -194,7 +194,7 @@ async def test_a_part_outlives_the_ways_that_fail_before_its_own(
 
 
 @pytest.mark.parametrize(
-    ("failed_attempts", "has_part", "tier"),
+    ("failed_before", "has_part", "tier"),
     [
         (1, True, Tier.AUDIO_RANGES),
         (1, False, Tier.WHOLE_FILE),
@@ -206,7 +206,7 @@ async def test_an_attempt_after_a_failed_one_takes_the_whole_file(
     downloader: MediaDownloader,
     simulator: PanoptoSimulator,
     slow_mp4: Path,
-    failed_attempts: int,
+    failed_before: int,
     has_part: bool,
     tier: Tier,
 ) -> None:
@@ -215,7 +215,7 @@ async def test_an_attempt_after_a_failed_one_takes_the_whole_file(
         async with attempts.overtaken_ranges(recording):
             pass
     location = MediaLocation("mp4", simulator.media_url(recording))
-    source = await attempts.get(downloader, location, failed_attempts=failed_attempts)
+    source = await attempts.get(downloader, location, failed_before=failed_before)
     assert source.tier is tier
     assert await files_in(attempts.scratch) == [source.key]
 

@@ -96,7 +96,7 @@ async def test_a_stream_that_is_said_to_be_a_file_goes_on_as_well(
     async with attempts.overtaken_stream(recording):
         pass
     simulator.requests.clear()
-    source = await attempts.get(downloader, location, failed_attempts=1)
+    source = await attempts.get(downloader, location, failed_before=1)
     assert attempts.content(source.key) == whole
     assert attempts.segments(recording) == list(range(BAD, SEGMENTS))
 

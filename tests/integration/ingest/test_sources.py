@@ -14,7 +14,7 @@ from app.embedded.sample_media import make_audio
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
-from app.ingest.model import LectureRequest, LectureSource, ResolvedLecture
+from app.ingest.model import Attempt, LectureRequest, LectureSource, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sources.direct import DirectSource
@@ -182,9 +182,9 @@ async def test_from_link_to_sound(
         patience=IMPATIENT,
         sources=(MAKE[name](client, simulator),),
     )
-    pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 30)
+    pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), 30)
     lecture = await pipeline.resolve(asking(links.good[name]), Reports())
-    async with pipeline.audio_of(lecture, "one.1", Reports()) as audio:
+    async with pipeline.audio_of(lecture, Attempt(scratch, "one.1", Reports())) as audio:
         assert audio.duration_seconds == pytest.approx(30 if name == "panopto" else 3, abs=0.2)
     assert await files_in(scratch) == []
 
@@ -205,7 +205,7 @@ async def test_media_get_the_headers_that_their_page_wants(
     )
     page = site.page("/watch", f'<video src="{path}"></video>')
     lecture = await downloader.resolve(asking(page))
-    await download_first(downloader, lecture, scratch, "one.1", Reports())
+    await download_first(downloader, lecture, Attempt(scratch, "one.1", Reports()))
     media = [each for each in site.asked if each.path == path]
     assert len(media) > (path == "/lecture.mp4")
     assert {each.headers["referer"] for each in media} == {page}
@@ -228,7 +228,7 @@ async def test_media_at_an_inward_address_are_not_fetched(
         )
         lecture = await downloader.resolve(asking(url))
         with pytest.raises(IngestFailed) as raised:
-            await download_first(downloader, lecture, scratch, "one.1", Reports())
+            await download_first(downloader, lecture, Attempt(scratch, "one.1", Reports()))
         assert raised.value.failure is LectureFailure.BLOCKED_URL
         assert canary.asked == []
         assert await files_in(scratch) == []

@@ -13,7 +13,7 @@ from app.embedded.panopto import PanoptoSimulator, Recording
 from app.errors import IngestFailed
 from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
-from app.ingest.model import LectureRequest
+from app.ingest.model import Attempt, LectureRequest
 from app.ingest.pipeline import AudioPipeline
 from app.storage.local import LocalStorage
 from tests.support.media import marks_of, write_marked
@@ -51,7 +51,7 @@ class Audio:
     def __init__(
         self, downloader: MediaDownloader, scratch: LocalStorage, simulator: PanoptoSimulator
     ) -> None:
-        self.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 60)
+        self.pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), 60)
         self.scratch, self.simulator = scratch, simulator
 
     async def marks(self, recording: Recording) -> tuple[float, list[float]]:
@@ -60,7 +60,8 @@ class Audio:
     async def marks_for(self, request: LectureRequest) -> tuple[float, list[float]]:
         """Return how long the audio is, and where its beeps begin."""
         lecture = await self.pipeline.resolve(request, Reports())
-        async with self.pipeline.audio_of(lecture, "audio/one_source.1", Reports()) as audio:
+        attempt = Attempt(self.scratch, "audio/one_source.1", Reports())
+        async with self.pipeline.audio_of(lecture, attempt) as audio:
             return audio.duration_seconds, marks_of(audio.path)
 
     async def fails(self, request: LectureRequest) -> LectureFailure:

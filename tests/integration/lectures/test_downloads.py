@@ -125,7 +125,7 @@ async def scene(
     downloader: MediaDownloader,
     scratch: LocalStorage,
 ) -> AsyncIterator[Scene]:
-    pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), scratch, 60)
+    pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), 60)
     bucket = Bucket()
     async with open_backends(settings) as backends:
         downloads = LectureDownloads(backends.work, bucket, scratch, pipeline, 60)

@@ -27,8 +27,7 @@ from app.ingest.fetch.playlist import ByteRange
 from app.ingest.fetch.ranges.index import AudioIndex, NoAudioIndex, read_audio_index
 from app.ingest.fetch.ranges.plan import IN_FLIGHT, RangePlan, RangeRequest, left_of, plan_ranges
 from app.ingest.fetch.ranges.source import RangeSource, RangesRefused, SourceChanged
-from app.ingest.model import MediaLocation, Progress, ReportProgress
-from app.storage.protocol import LocalFiles
+from app.ingest.model import Attempt, MediaLocation, Progress, ReportProgress
 
 log = structlog.get_logger(__name__)
 
@@ -61,22 +60,16 @@ class AudioOptions:
     least_whole_seconds: float = 1.0
 
 
-async def fetch_audio(
-    source: RangeSource,
-    scratch: LocalFiles,
-    key_stem: str,
-    report: ReportProgress,
-    options: AudioOptions,
-) -> FetchedFile:
-    """Store the file's audio as an MP4 under ``{key_stem}.mp4``.
+async def fetch_audio(source: RangeSource, attempt: Attempt, options: AudioOptions) -> FetchedFile:
+    """Store the file's audio as an MP4 under ``{attempt.stem}.mp4``.
 
-    Goes on with what an attempt before left under the stem, where the file is the same still; what
+    Goes on with what an attempt before left to this one, where the file is the same still; what
     was fetched stays as `open_part` tells.
     Raises `RangesRefused` with the reason where the whole file is the better, or the only way;
     what was read of it is then `RangeSource.begun`.
     """
     try:
-        async with open_part(scratch, key_stem) as part, _Teller(source, report) as progress:
+        async with open_part(attempt) as part, _Teller(source, attempt.report) as progress:
             await _fetch_into(part, source, progress, options)
             return await part.publish("mp4", source.fetched_bytes)
     except NoAudioIndex as refusal:
