@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain import TranscriptionSource
 from app.errors import IngestFailed
-from app.ingest.model import CaptionSource
-from app.ingest.model import Segment as Stretch
+from app.ingest.model import CaptionSource, Edit
 from app.ingest.net.guard import GuardedClient
 from app.ingest.sandbox.run import ChildError, ChildKilled, Limits, run_child
 from app.transcript.model import Segment, Transcript
@@ -72,7 +71,7 @@ async def _read(client: GuardedClient, source: CaptionSource) -> list[Cue]:
         return []
 
 
-def placed(cues: Iterable[Cue], edits: Sequence[Stretch], duration_seconds: float) -> list[Segment]:
+def placed(cues: Iterable[Cue], edits: Sequence[Edit], duration_seconds: float) -> list[Segment]:
     """Return the cues as the audio has them: cut and moved with the edits, without overlap.
 
     A cue across a cut is kept once, where most of it lies.  Cues that begin together are one.
@@ -96,18 +95,18 @@ def placed(cues: Iterable[Cue], edits: Sequence[Stretch], duration_seconds: floa
     ]
 
 
-def _moved(cue: Cue, edits: Sequence[Stretch]) -> Cue | None:
+def _moved(cue: Cue, edits: Sequence[Edit]) -> Cue | None:
     """Return the cue on the recording's clock; None where the edits leave it out."""
     if not edits:
         return cue
     start, end, text = cue
     best: tuple[float, float] | None = None
     place = 0.0
-    for stretch in edits:
-        at = place if stretch.at_seconds is None else stretch.at_seconds
-        place = at + stretch.end_seconds - stretch.start_seconds
-        first, last = max(start, stretch.start_seconds), min(end, stretch.end_seconds)
+    for edit in edits:
+        at = place if edit.at_seconds is None else edit.at_seconds
+        place = at + edit.end_seconds - edit.start_seconds
+        first, last = max(start, edit.start_seconds), min(end, edit.end_seconds)
         if last > first and (best is None or last - first > best[1] - best[0]):
-            shift = at - stretch.start_seconds
+            shift = at - edit.start_seconds
             best = first + shift, last + shift
     return (*best, text) if best else None

@@ -8,7 +8,7 @@ import structlog
 from app.cancellation import ended
 from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
-from app.ingest.model import ExtractedAudio, RunStart, Segment
+from app.ingest.model import Edit, ExtractedAudio, RunStart
 from app.ingest.sandbox.run import (
     ChildCrashed,
     ChildError,
@@ -34,7 +34,7 @@ _REFUSALS = {
 
 
 class PyAvAudioExtractor:
-    """`AudioExtractor`: AAC is copied, anything else encoded to AAC; both cut to the segments.
+    """`AudioExtractor`: AAC is copied, anything else encoded to AAC; both cut to the edits.
 
     A copy is cut at AAC frames (about 21 ms).  Disk full is `StorageFull`.
     """
@@ -43,7 +43,7 @@ class PyAvAudioExtractor:
         self,
         source: Path,
         target: Path,
-        segments: tuple[Segment, ...] = (),
+        edits: tuple[Edit, ...] = (),
         *,
         runs: tuple[RunStart, ...] = (),
         timeout_seconds: float,
@@ -55,8 +55,8 @@ class PyAvAudioExtractor:
                 {
                     "source": str(source),
                     "target": str(target),
-                    "segments": [
-                        (each.start_seconds, each.end_seconds, each.at_seconds) for each in segments
+                    "edits": [
+                        (each.start_seconds, each.end_seconds, each.at_seconds) for each in edits
                     ],
                     "runs": [
                         (run.first_byte, run.start_seconds, run.slack_seconds) for run in runs

@@ -40,8 +40,8 @@ class LectureRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of the source that belongs to the recording: start and end in seconds.
+class Edit:
+    """A stretch of the source that the recording keeps: start and end in seconds.
 
     ``at_seconds`` is where it begins in the recording; None is right behind the one before.
     """
@@ -93,7 +93,7 @@ class CaptionSource:
 
     url: str
     language: str | None
-    edits: tuple[Segment, ...] = ()
+    edits: tuple[Edit, ...] = ()
     cookie_header: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
@@ -105,14 +105,14 @@ class MediaLocation:
     ``kind`` is ``mp4`` (one file by HTTP), ``podcast`` (one file of sound alone) or ``hls`` (a
     playlist): a hint, since the bytes tell.  ``cookie_header`` goes to the exact host of the URL
     alone, ``headers`` (name, value) with every request for the medium: nothing secret may be in
-    them.  ``segments`` (empty: all of it) cut a raw stream to the edit.  ``then`` are the media
+    them.  ``edits`` (empty: all of it) cut a raw stream to the edit.  ``then`` are the media
     that go on where it ends, each behind the second of the recording at which it begins: together
     they are the recording.
     """
 
     kind: str
     url: str
-    segments: tuple[Segment, ...] = ()
+    edits: tuple[Edit, ...] = ()
     cookie_header: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     then: tuple[tuple[float, "MediaLocation"], ...] = ()
@@ -164,7 +164,7 @@ class DownloadedSource:
     """The fetched media as an object of the scratch store.
 
     ``duration_seconds`` is what the source (a playlist, DeliveryInfo) says the media's recording
-    lasts, off by no more than ``slack_seconds``; None where nothing was said.  ``segments`` are
+    lasts, off by no more than ``slack_seconds``; None where nothing was said.  ``edits`` are
     still to be cut out of it; ``runs`` are all but the first.  ``tier`` is the way that it was had,
     ``fetched_bytes`` what this attempt took from the source for it.  ``has_changed``: it may be
     another medium than the one that the source has told of.
@@ -173,7 +173,7 @@ class DownloadedSource:
     key: str
     size_bytes: int
     duration_seconds: float | None
-    segments: tuple[Segment, ...] = ()
+    edits: tuple[Edit, ...] = ()
     tier: Tier = Tier.WHOLE_FILE
     fetched_bytes: int = 0
     runs: tuple[RunStart, ...] = ()
@@ -238,7 +238,7 @@ class AudioExtractor(Protocol):
         self,
         source: Path,
         target: Path,
-        segments: tuple[Segment, ...] = (),
+        edits: tuple[Edit, ...] = (),
         *,
         runs: tuple[RunStart, ...] = (),
         timeout_seconds: float,

@@ -120,7 +120,7 @@ class AudioPipeline:
             return await self._extractor.extract(
                 attempt.scratch.path_of(source.key),
                 attempt.scratch.path_of(audio_key),
-                source.segments,
+                source.edits,
                 runs=source.runs,
                 timeout_seconds=self._extract_timeout_seconds,
             )

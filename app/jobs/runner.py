@@ -146,7 +146,7 @@ class JobRunner:
             try:
                 if self._contact is None:  # What was left behind goes first: look for it before.
                     await self._look_around()
-                await self._give_strays_back()
+                await self._give_unanswered_claims_back()
                 for lane in self.lanes:
                     await self._claim_for(lane)
             except DATABASE_TROUBLE as error:
@@ -157,16 +157,16 @@ class JobRunner:
                     await self._wanted.wait()
             self._wanted.clear()
 
-    async def _give_strays_back(self) -> None:
+    async def _give_unanswered_claims_back(self) -> None:
         """Give back what was claimed by a statement whose answer was lost.
 
         No claim is under way now, so what is held by this runner's name and not known is that.
         """
         known = self._running.keys() | self._left
-        strays = [each for each in self._seen if each.token not in known]
-        if strays:
+        unanswered = [each for each in self._seen if each.token not in known]
+        if unanswered:
             async with self.sessions.begin() as session:
-                if given := await ledger.give_back(session, strays):
+                if given := await ledger.give_back(session, unanswered):
                     log.warning("claims_given_back", jobs=given)
         self._seen = []
 

@@ -172,7 +172,7 @@ def delete_file(root: Path, key: str) -> None:
         os.unlink(_name_of(key), dir_fd=folder)
 
 
-def delete_stray(root: Path, name: str) -> None:
+def delete_any(root: Path, name: str) -> None:
     """Delete what lies there, if anything does, and the folders that it leaves empty.
 
     A link is deleted, never what it leads to.  Folders in the root stay: they are opened at any
@@ -186,7 +186,7 @@ def delete_stray(root: Path, name: str) -> None:
 
 def delete_partial(root: Path, name: str) -> None:
     """Delete a half-written file, if it is there."""
-    delete_stray(root, f"{_PARTIAL_FOLDER}/{name}")
+    delete_any(root, f"{_PARTIAL_FOLDER}/{name}")
 
 
 def move_file(root: Path, key: str, new_key: str) -> None:

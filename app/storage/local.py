@@ -114,12 +114,12 @@ class LocalStorage:
         async for info in self._list(disk.walk_all(self._root)):
             yield info
 
-    async def delete_stray(self, name: str) -> None:
+    async def delete_any(self, name: str) -> None:
         """Delete one of `list_all` (a link itself), and the folders that it leaves empty.
 
         Those in the root stay: objects are put there.
         """
-        await self._run(disk.delete_stray, self._root, checked_name(name))
+        await self._run(disk.delete_any, self._root, checked_name(name))
 
     async def list_partials(self) -> AsyncIterator[ObjectInfo]:
         """Yield what is being written, or was when its process died; for `delete_partial`.

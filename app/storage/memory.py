@@ -88,7 +88,7 @@ class MemoryStorage:
         """Yield the objects: nothing else gets in here."""
         return self.list_files()
 
-    async def delete_stray(self, name: str) -> None:
+    async def delete_any(self, name: str) -> None:
         """Delete the object; deleting a missing one succeeds."""
         self._objects.pop(checked_name(name), None)
 

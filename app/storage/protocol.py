@@ -121,11 +121,11 @@ class ObjectStore(Protocol):
     def list_all(self) -> AsyncIterator[ObjectInfo]:
         """Yield the objects and whatever lies among them, under names that no key may have.
 
-        Such names are for `delete_stray` alone.  What holds no bytes, a link say, has size 0.
+        Such names are for `delete_any` alone.  What holds no bytes, a link say, has size 0.
         """
         ...
 
-    async def delete_stray(self, name: str) -> None:
+    async def delete_any(self, name: str) -> None:
         """Delete what `list_all` has told of, object or not; deleting a missing one succeeds.
 
         `InvalidKey` where the name could lead out of the store.

@@ -180,7 +180,7 @@ class S3Storage:
         """Yield whatever lies under the prefix, by whomever it was put there."""
         return self.list_files()
 
-    async def delete_stray(self, name: str) -> None:
+    async def delete_any(self, name: str) -> None:
         """Delete one of `list_all`; one that is gone is left alone."""
         checked_name(name)
         with contextlib.suppress(ObjectNotFound), errors_of_reading():

@@ -51,8 +51,8 @@ def test_a_run_begins_where_the_source_says_but_for_its_rounding(
 
 def test_many_cuts_do_not_add_up_to_a_drift() -> None:
     """Each cut is off by up to half a piece; the sum must not be."""
-    segments = [(second + 0.009, second + 0.5, None) for second in range(100)]
-    timeline = Timeline(RATE, segments, clocks_restart=False)
+    edits = [(second + 0.009, second + 0.5, None) for second in range(100)]
+    timeline = Timeline(RATE, edits, clocks_restart=False)
     lengths = 0.491
     for stamp in range(0, 100 * RATE, PIECE):
         position = timeline.place(stamp, PIECE)

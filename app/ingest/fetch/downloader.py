@@ -17,11 +17,11 @@ from app.ingest.fetch.ranges.source import RangeSource, RangesRefused
 from app.ingest.model import (
     Attempt,
     DownloadedSource,
+    Edit,
     LectureRequest,
     LectureSource,
     MediaLocation,
     ResolvedLecture,
-    Segment,
     Tier,
 )
 from app.ingest.net.guard import GuardedClient
@@ -125,7 +125,7 @@ class MediaDownloader:
         self, location: MediaLocation, lecture: ResolvedLecture, attempt: Attempt
     ) -> DownloadedSource:
         client = self._client.sending(location.headers)
-        duration = _duration(location.segments) or lecture.duration_seconds
+        duration = _duration(location.edits) or lecture.duration_seconds
         ranges = RangeSource(client, location, self._patience)
         try:
             if location.kind == "podcast":
@@ -149,7 +149,7 @@ class MediaDownloader:
             stored.key,
             stored.size_bytes,
             duration,
-            location.segments,
+            location.edits,
             tier,
             fetched,
             has_changed=stored.has_changed or ranges.has_changed,
@@ -165,13 +165,13 @@ class MediaDownloader:
         if await begun_source(attempt) == whole_file_of(location):
             raise RangesRefused("resumed")
         max_bytes = self._max_source_bytes - attempt.had_bytes
-        options = AudioOptions(max_bytes, exact_start=bool(location.segments))
+        options = AudioOptions(max_bytes, exact_start=bool(location.edits))
         audio = await fetch_audio(ranges, attempt, options)
         return DownloadedSource(
             audio.key,
             audio.size_bytes,
             duration_seconds,
-            location.segments,
+            location.edits,
             Tier.AUDIO_RANGES,
             audio.fetched_bytes,
         )
@@ -206,16 +206,16 @@ class MediaDownloader:
             max_bytes=self._max_source_bytes - attempt.had_bytes,
             patience=self._patience,
         )
-        segments = stream.location.segments
+        edits = stream.location.edits
         return DownloadedSource(
             fetched.file.key,
             fetched.file.size_bytes,
-            _duration(segments) or stream.playlist.duration_seconds,
-            segments,
+            _duration(edits) or stream.playlist.duration_seconds,
+            edits,
             Tier.HLS_AUDIO if stream.is_rendition else Tier.HLS_VARIANT,
             fetched.file.fetched_bytes,
             fetched.runs,
-            slack_seconds=0.0 if segments else stream.playlist.slack_seconds,
+            slack_seconds=0.0 if edits else stream.playlist.slack_seconds,
         )
 
 
@@ -228,9 +228,9 @@ async def _has_ranges_failed(location: MediaLocation, attempt: Attempt) -> bool:
     return await begun_source(attempt) != audio_ranges_of(location)
 
 
-def _duration(segments: tuple[Segment, ...]) -> float:
+def _duration(edits: tuple[Edit, ...]) -> float:
     end = 0.0
-    for segment in segments:
-        start = end if segment.at_seconds is None else segment.at_seconds
-        end = start + segment.end_seconds - segment.start_seconds
+    for edit in edits:
+        start = end if edit.at_seconds is None else edit.at_seconds
+        end = start + edit.end_seconds - edit.start_seconds
     return end

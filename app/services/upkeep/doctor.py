@@ -68,11 +68,11 @@ class Doctor:
         async with self.sessions() as session:
             items = [item async for item in stored_items(session)]
         suspected = [item for item in items if _misfit(item, objects.get(item.key))]
-        strays = await self._orphans(objects)
-        if suspected or strays:
+        suspects = await self._orphans(objects)
+        if suspected or suspects:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
         findings = await self._unfit(suspected)
-        findings += await self._strays(self.storage, strays, "object without a row")
+        findings += await self._still_orphans(self.storage, suspects, "object without a row")
         unknown = [key for key in objects if not is_ours(key)]
         findings += [Finding("object of no known kind", key) for key in unknown]
         findings += await self._in_scratch()
@@ -104,14 +104,16 @@ class Doctor:
         if self.scratch is None:
             return []
         keys = [found.key async for found in self.scratch.list_all()]
-        strays = await self._orphans(keys)
-        if strays:
+        suspects = await self._orphans(keys)
+        if suspects:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
-        findings = await self._strays(self.scratch, strays, "scratch file without a job")
+        findings = await self._still_orphans(self.scratch, suspects, "scratch file without a job")
         unknown = [key for key in keys if not is_ours(key)]
         return findings + [Finding("scratch file of no known kind", key) for key in unknown]
 
-    async def _strays(self, store: ObjectStore, keys: Sequence[str], problem: str) -> list[Finding]:
+    async def _still_orphans(
+        self, store: ObjectStore, keys: Sequence[str], problem: str
+    ) -> list[Finding]:
         """Look again at what seemed to be nobody's."""
         orphans = await self._orphans(keys)
         there = {found.key async for found in store.list_all()} if orphans else set()

@@ -117,7 +117,7 @@ class StoreSweep:
     async def _delete(self, key: str) -> None:
         try:
             async with asyncio.timeout(DELETE_SECONDS):
-                await self._store.delete_stray(key)
+                await self._store.delete_any(key)
         except TimeoutError as error:
             raise StorageError("The store takes too long to delete an object.") from error
 

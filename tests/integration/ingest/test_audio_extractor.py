@@ -14,7 +14,7 @@ from app.domain import LectureFailure
 from app.errors import IngestFailed, StorageFull
 from app.ingest import extract as audio
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.model import ExtractedAudio, RunStart, Segment
+from app.ingest.model import Edit, ExtractedAudio, RunStart
 from tests.support.media import (
     RATE,
     duration_of,
@@ -27,18 +27,18 @@ from tests.support.media import (
 from tests.support.wait import wait_until
 
 
-async def extract(source: Path, *segments: Segment, timeout_seconds: float = 30) -> ExtractedAudio:
+async def extract(source: Path, *edits: Edit, timeout_seconds: float = 30) -> ExtractedAudio:
     target = source.with_name("target.m4a")
     return await PyAvAudioExtractor().extract(
-        source, target, segments, timeout_seconds=timeout_seconds
+        source, target, edits, timeout_seconds=timeout_seconds
     )
 
 
-async def refusal(source: Path, *segments: Segment, timeout_seconds: float = 30) -> IngestFailed:
+async def refusal(source: Path, *edits: Edit, timeout_seconds: float = 30) -> IngestFailed:
     """Return why the extraction failed; nothing but the source may be left."""
     before = set(source.parent.iterdir())
     with pytest.raises(IngestFailed) as raised:
-        await extract(source, *segments, timeout_seconds=timeout_seconds)
+        await extract(source, *edits, timeout_seconds=timeout_seconds)
     assert set(source.parent.iterdir()) == before
     assert str(source.parent) not in raised.value.message
     return raised.value
@@ -133,20 +133,20 @@ async def test_webm_with_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("in.mp4", "aac"), ("in.webm", "libopus")])
-async def test_segments_are_cut_and_joined(tmp_path: Path, name: str, codec: str) -> None:
+async def test_edits_are_cut_and_joined(tmp_path: Path, name: str, codec: str) -> None:
     source = write_audio(
         tmp_path / name, 5, codec=codec, rate=48_000 if codec == "libopus" else RATE
     )
-    made = await extract(source, Segment(3, 4.5), Segment(1, 2))
+    made = await extract(source, Edit(3, 4.5), Edit(1, 2))
     assert_is_m4a(made, 2.5)
     assert hertz_of(made.path, 0.5) == pytest.approx(400, abs=15)
     assert hertz_of(made.path, 1.5) == pytest.approx(600, abs=15)
     assert hertz_of(made.path, 2.2) == pytest.approx(700, abs=15)
 
 
-async def test_segments_count_from_the_recording_not_from_zero(tmp_path: Path) -> None:
+async def test_edits_count_from_the_recording_not_from_zero(tmp_path: Path) -> None:
     source = write_audio(tmp_path / "in.ts", 4, container="mpegts", first_seconds=100)
-    made = await extract(source, Segment(1, 3))
+    made = await extract(source, Edit(1, 3))
     assert_is_m4a(made, 2)
     assert hertz_of(made.path, 0.5) == pytest.approx(400, abs=15)
 
@@ -350,9 +350,9 @@ async def test_what_was_cut_short(tmp_path: Path, name: str, options: dict[str, 
     assert (await refusal(source)).failure is LectureFailure.TRUNCATED
 
 
-async def test_segments_beyond_the_end(tmp_path: Path) -> None:
+async def test_edits_beyond_the_end(tmp_path: Path) -> None:
     source = write_video(tmp_path / "in.mp4", 3)
-    error = await refusal(source, Segment(1, 60))
+    error = await refusal(source, Edit(1, 60))
     assert error.failure is LectureFailure.TRUNCATED
 
 

@@ -15,7 +15,7 @@ from app.ingest.extract import PyAvAudioExtractor
 from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.fetch.ranges.index import NoAudioIndex, read_audio_index
 from app.ingest.fetch.ranges.plan import IN_FLIGHT
-from app.ingest.model import Attempt, DownloadedSource, Progress, Segment, Tier
+from app.ingest.model import Attempt, DownloadedSource, Edit, Progress, Tier
 from app.ingest.sandbox.child import Refused
 from app.ingest.sandbox.tasks import audio_index as audio_index_child
 from app.storage.local import LocalStorage
@@ -64,7 +64,7 @@ class Ranges:
 
     async def extract(self, source: DownloadedSource, target: Path) -> float:
         audio = await PyAvAudioExtractor().extract(
-            self.scratch.path_of(source.key), target, source.segments, timeout_seconds=30
+            self.scratch.path_of(source.key), target, source.edits, timeout_seconds=30
         )
         return audio.duration_seconds
 
@@ -118,7 +118,7 @@ async def test_an_edit_is_cut_to_the_same_samples(
 ) -> None:
     source = await ranges.get(ranges.recording(slow_mp4, edits=((5.0, 12.0), (20.0, 29.5))))
     assert source.tier is Tier.AUDIO_RANGES
-    assert source.segments == (Segment(5, 12), Segment(20, 29.5))
+    assert source.edits == (Edit(5, 12), Edit(20, 29.5))
     target = tmp_path / "a.m4a"
     assert await ranges.extract(source, target) == pytest.approx(16.5, abs=0.05)
     # The tone is 110 Hz higher with each second of the raw stream, eight in turn, from 440 Hz.

@@ -12,7 +12,7 @@ from app.domain import TranscriptionSource
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.ingest.captions import fetch_captions, placed
 from app.ingest.fetch.downloader import MediaDownloader
-from app.ingest.model import CaptionSource, Segment
+from app.ingest.model import CaptionSource, Edit
 from app.ingest.net.guard import GuardedClient
 from app.ingest.sources.panopto.delivery import ask_delivery
 from app.ingest.sources.panopto.links import RecordingLink
@@ -43,7 +43,7 @@ today
 """
 
 
-async def heard(content: str | bytes, *edits: Segment, seconds: float = 100) -> Transcript | None:
+async def heard(content: str | bytes, *edits: Edit, seconds: float = 100) -> Transcript | None:
     """Return what is made of a file of captions on some site."""
     async with open_site() as site:
         site.pages["/captions"] = lambda _: Response(content)
@@ -127,7 +127,7 @@ def test_edits_cut_and_move_captions_and_keep_each_once() -> None:
         (29.0, 31.5, "end"),
         (40.0, 41.0, "b"),
     ]
-    edits = Segment(5, 15), Segment(30, 50)
+    edits = Edit(5, 15), Edit(30, 50)
     assert [(each.start, each.end, each.text) for each in placed(cues, edits, 30)] == [
         (0, 3, "across"),
         (7, 8, "a"),
@@ -184,7 +184,7 @@ async def test_streams_that_follow_each_other_are_one_clock() -> None:
         await client.close()
     (captions,) = delivery.captions
     assert captions.language == "en-GB"
-    assert captions.edits == (Segment(5, 15, 0), Segment(22, 30, 20))
+    assert captions.edits == (Edit(5, 15, 0), Edit(22, 30, 20))
 
 
 @pytest.mark.parametrize("answer", [403, 503, [], {"ErrorCode": 2}, "<html>Sign in</html>", "[{"])

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from app.domain import LectureFailure
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.failures import LOGIN_ADVICE
-from app.ingest.model import Segment
+from app.ingest.model import Edit
 from app.ingest.net.guard import GuardedClient
 from app.ingest.sources.panopto.delivery import Delivery, ask_delivery
 from app.ingest.sources.panopto.links import RecordingLink
@@ -226,7 +226,7 @@ async def test_what_is_not_needed_costs_nothing(tenant: Tenant, odd: Any) -> Non
     tenant.content["Delivery"] |= dict.fromkeys(flags, odd)
     media = (await tenant.ask()).media
     assert media[0].url == STREAM["StreamUrl"]
-    assert media[0].segments == ()
+    assert media[0].edits == ()
 
 
 @pytest.mark.parametrize("odd", [None, "", "x", 11, -1, 0.5, float("nan"), [], [None], {}])
@@ -291,8 +291,8 @@ async def test_what_goes_on_where_another_ended_is_the_rest_of_that_one(tenant: 
     first, late = (await tenant.ask()).media
     assert [place.url[-6:] for place in (first, late)] == ["a.m3u8", "c.m3u8"]
     ((start, rest),) = first.then
-    assert (start, rest.kind, rest.url[-6:], rest.segments) == (12.02, "hls", "b.m3u8", ())
-    assert (late.segments, late.then) == ((Segment(0, 5, 15),), ())
+    assert (start, rest.kind, rest.url[-6:], rest.edits) == (12.02, "hls", "b.m3u8", ())
+    assert (late.edits, late.then) == ((Edit(0, 5, 15),), ())
 
 
 async def test_each_rest_is_that_of_one_stream_and_a_chain_has_an_end(tenant: Tenant) -> None:
@@ -443,37 +443,37 @@ def piece(start: object, end: object, place: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("told", "segments"),
+    ("told", "edits"),
     [
-        ({"RelativeSegments": [piece(272.022, 3469.773, 0)]}, [Segment(272.022, 3469.773)]),
-        ({"RelativeSegments": [piece(272.022, 3469.773, 272.022)]}, [Segment(272.022, 3469.773)]),
+        ({"RelativeSegments": [piece(272.022, 3469.773, 0)]}, [Edit(272.022, 3469.773)]),
+        ({"RelativeSegments": [piece(272.022, 3469.773, 272.022)]}, [Edit(272.022, 3469.773)]),
         ({"RelativeSegments": [piece(0, 3595, 0)], "RelativeEnd": 3595}, []),
         ({"RelativeSegments": []}, []),
         ({"RelativeSegments": None}, []),
         ({"RelativeSegments": [None, "x", piece(None, None, 0), piece(9, "inf", 0)]}, []),
-        ({"RelativeSegments": [None, piece("1", "2.5", None)]}, [Segment(1, 2.5)]),
-        ({"RelativeSegments": piece(None, 10, "x")}, [Segment(0, 10)]),
+        ({"RelativeSegments": [None, piece("1", "2.5", None)]}, [Edit(1, 2.5)]),
+        ({"RelativeSegments": piece(None, 10, "x")}, [Edit(0, 10)]),
         ({"RelativeStart": 0, "RelativeEnd": 3197.7}, []),
         (
             {"RelativeSegments": [piece(50, 60, 10), piece(0, 10, 0)]},
-            [Segment(0, 10), Segment(50, 60)],
+            [Edit(0, 10), Edit(50, 60)],
         ),
         (
             {"RelativeSegments": [piece(0, 10, 3), piece(50, 60, 20)]},
-            [Segment(0, 10, 3), Segment(50, 60, 20)],
+            [Edit(0, 10, 3), Edit(50, 60, 20)],
         ),
         (
             {"RelativeSegments": [piece(0, 10, None), piece(50, 60, 20)]},
-            [Segment(0, 10), Segment(50, 60)],
+            [Edit(0, 10), Edit(50, 60)],
         ),
-        ({"RelativeSegments": [piece(0, 10, 3190)]}, [Segment(0, 10)]),
-        ({"RelativeSegments": [piece(5, 5, 0), piece(-3, 10, 0)]}, [Segment(0, 10)]),
-        ({"RelativeStart": 4.5, "RelativeEnd": 3197.7}, [Segment(0, 3193.2, 4.5)]),
+        ({"RelativeSegments": [piece(0, 10, 3190)]}, [Edit(0, 10)]),
+        ({"RelativeSegments": [piece(5, 5, 0), piece(-3, 10, 0)]}, [Edit(0, 10)]),
+        ({"RelativeStart": 4.5, "RelativeEnd": 3197.7}, [Edit(0, 3193.2, 4.5)]),
     ],
 )
-async def test_a_raw_stream_is_cut_to_its_segments(
-    tenant: Tenant, told: dict[str, Any], segments: list[Segment]
+async def test_a_raw_stream_is_cut_to_its_edits(
+    tenant: Tenant, told: dict[str, Any], edits: list[Edit]
 ) -> None:
     tenant.content = answer(streams=[{**STREAM, **told}], Duration=3197.751)
     (place,) = (await tenant.ask()).media
-    assert list(place.segments) == segments
+    assert list(place.edits) == edits

@@ -16,10 +16,10 @@ from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.model import (
     Attempt,
     DownloadedSource,
+    Edit,
     LectureDownloader,
     LectureRequest,
     ResolvedLecture,
-    Segment,
 )
 from app.ingest.net.guard import GuardedClient
 from app.ingest.pipeline import AudioPipeline
@@ -82,7 +82,7 @@ async def test_a_viewer_link_becomes_its_audio_rendition(
     assert lecture.duration_seconds == pytest.approx(30)
     assert source.key == f"{STEM}.ts"
     assert source.duration_seconds == pytest.approx(30, abs=0.1)
-    assert source.segments == ()
+    assert source.edits == ()
     assert source.size_bytes < recording.media.stat().st_size / 3
 
 
@@ -154,10 +154,10 @@ async def test_a_raw_stream_is_to_be_cut_to_the_edit(
     recording.edits = ((12.0, 28.0), (2.0, 7.0))
     lecture, source = await lectures.get(request_for(simulator, recording))
     assert lecture.duration_seconds == source.duration_seconds == 21
-    assert source.segments == (Segment(12, 28), Segment(2, 7))
+    assert source.edits == (Edit(12, 28), Edit(2, 7))
     recording.edits = ((0.0, 30.0),)
     _, whole = await lectures.get(request_for(simulator, recording))
-    assert whole.segments == ()
+    assert whole.edits == ()
 
 
 async def test_silent_slides_are_passed_over(
@@ -271,7 +271,7 @@ async def test_a_given_stream_is_used_and_delivery_info_tells_the_rest(
     assert [location.url for location in lecture.media] == [stream_url]
     recording.edits = ((3.0, 9.0),)
     lecture = await lectures.downloader.resolve(request)
-    assert lecture.media[0].segments == (Segment(3, 9),)
+    assert lecture.media[0].edits == (Edit(3, 9),)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ async def count(path: Path, *, limits: Limits = LIMITS, timeout_seconds: float =
 
 
 async def hang(pipe: Path, *, timeout_seconds: float = 10) -> object:
-    arguments = {"source": str(pipe), "target": f"{pipe}.m4a", "segments": [], "runs": []}
+    arguments = {"source": str(pipe), "target": f"{pipe}.m4a", "edits": [], "runs": []}
     return await run_child(AUDIO, arguments, limits=LIMITS, timeout_seconds=timeout_seconds)
 
 
@@ -99,7 +99,7 @@ async def test_the_cpu_clock(tmp_path: Path) -> None:
     arguments = {
         "source": str(source),
         "target": str(tmp_path / "out.m4a"),
-        "segments": [],
+        "edits": [],
         "runs": [],
     }
     limits = Limits(memory_bytes=1024**3, cpu_seconds=1, file_bytes=1024**3)

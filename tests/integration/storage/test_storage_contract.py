@@ -304,7 +304,7 @@ async def test_bad_keys_are_refused_everywhere(storage: ObjectStore, key: str) -
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/etc", "a//b", "a/../b", "a\0b", "a/"])
 async def test_no_name_leads_out_of_the_store(storage: ObjectStore, name: str) -> None:
     with pytest.raises(InvalidKey):
-        await storage.delete_stray(name)
+        await storage.delete_any(name)
     if isinstance(storage, LocalStorage):
         with pytest.raises(InvalidKey):
             await storage.delete_partial(name)
@@ -315,7 +315,7 @@ async def test_strays_are_told_and_deleted(storage: ObjectStore) -> None:
         await storage.store_file(key, stream(b"x"))
     assert {info.key async for info in storage.list_all()} == {"audio/a.m4a", "audio/sub/b"}
     for name in ("audio/sub/b", "audio/sub/b", "audio/.missing", "no/such folder/x"):
-        await storage.delete_stray(name)
+        await storage.delete_any(name)
     assert {info.key async for info in storage.list_all()} == {"audio/a.m4a"}
 
 
@@ -395,7 +395,7 @@ async def test_links_are_not_followed(local: LocalStorage, tmp_path: Path) -> No
         with pytest.raises(StorageError):
             local.path_of(key)
         await local.delete_file(key)
-        await local.delete_stray(key)
+        await local.delete_any(key)
     await local.store_file("a/file", stream(b"in its own place"))
 
     assert await keys(local) == {"a/x", "a/file"}

@@ -152,8 +152,8 @@ async def test_what_others_put_into_the_bucket_is_told_and_deleted(
     for name in names:
         with pytest.raises(InvalidKey):
             await s3.delete_file(name)
-        await s3.delete_stray(name)
-        await s3.delete_stray(name)
+        await s3.delete_any(name)
+        await s3.delete_any(name)
     assert [info async for info in s3.list_all()] == []
 
 

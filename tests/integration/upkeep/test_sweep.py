@@ -100,11 +100,11 @@ class Failing(LocalStorage):
         self.hanging: set[str] = set()
         self.unlistable = False
 
-    async def delete_stray(self, name: str) -> None:
+    async def delete_any(self, name: str) -> None:
         if name in self.hanging:
             await asyncio.Event().wait()
         _refuse(name in self.undeletable)
-        await super().delete_stray(name)
+        await super().delete_any(name)
 
     async def delete_partial(self, key: str) -> None:
         _refuse(key in self.undeletable)

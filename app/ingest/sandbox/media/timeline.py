@@ -1,4 +1,4 @@
-"""Where each piece of audio goes in the output: repaired, cut to segments, without drift.
+"""Where each piece of audio goes in the output: repaired, cut to edits, without drift.
 
 Positions are in samples.  The standard library alone: the media child imports this.
 """
@@ -15,7 +15,7 @@ _LONGEST_GAP_WHERE_CLOCKS_RESTART_SECONDS = 10.0
 """As ffmpeg's own threshold for formats whose timestamps may jump (MPEG-TS)."""
 
 
-class _Segment(NamedTuple):
+class _Edit(NamedTuple):
     start: int
     stop: int
     place: int
@@ -24,7 +24,7 @@ class _Segment(NamedTuple):
 class Timeline:
     """Places the pieces of one audio track, given in the order of the source.
 
-    ``segments`` are (start, end, place in the output) in seconds; no place is right behind the one
+    ``edits`` are (start, end, place in the output) in seconds; no place is right behind the one
     before.  ``source_end`` is how far the source was read, in samples from its origin; ``end`` is
     how long the output is; ``complete`` tells that nothing more of the source is wanted.
     """
@@ -32,7 +32,7 @@ class Timeline:
     def __init__(
         self,
         rate: int,
-        segments: Iterable[tuple[float, float, float | None]] = (),
+        edits: Iterable[tuple[float, float, float | None]] = (),
         *,
         clocks_restart: bool,
     ) -> None:
@@ -42,11 +42,11 @@ class Timeline:
         self.rate = rate
         self._jitter = round(JITTER_SECONDS * rate)
         self._longest_gap = round(longest * rate)
-        self._segments = _in_samples(segments, rate)
-        self._cut_to_segments = bool(self._segments)
+        self._edits = _in_samples(edits, rate)
+        self._cut_to_edits = bool(self._edits)
         self._entered = False
         self._repair = 0  # Added to the source's timestamps since they last jumped.
-        self._shift = 0  # Added to source positions within the current segment.
+        self._shift = 0  # Added to source positions within the current edit.
         self._run_at: int | None = None  # Where a run begins that has no piece yet.
         self._priming_left = 0
         self._started = False
@@ -73,7 +73,7 @@ class Timeline:
             return None
         at = self._repaired(stamp)
         self.source_end = at + samples
-        if self._cut_to_segments and not self._is_wanted(at, samples):
+        if self._cut_to_edits and not self._is_wanted(at, samples):
             return None
         position = at + self._shift
         self.end = position + samples
@@ -111,40 +111,40 @@ class Timeline:
         return at
 
     def _is_wanted(self, at: int, samples: int) -> bool:
-        """Tell whether the piece's middle lies in a segment; the first of each joins it to the cut.
+        """Tell whether the piece's middle lies in a edit; the first of each joins it to the cut.
 
-        What rounding to whole pieces has cost so far moves the segment's beginning, so that no
+        What rounding to whole pieces has cost so far moves the edit's beginning, so that no
         number of cuts adds up to a drift.
         """
         middle = at + samples // 2
-        while self._segments and middle >= self._segments[0].stop:
-            self._segments.pop(0)
+        while self._edits and middle >= self._edits[0].stop:
+            self._edits.pop(0)
             self._entered = False
-        if not self._segments:
+        if not self._edits:
             self.complete = True
             return False
         if not self._entered:
-            self._enter(self._segments[0], at, samples)
+            self._enter(self._edits[0], at, samples)
         return self._entered
 
-    def _enter(self, segment: _Segment, at: int, samples: int) -> None:
-        ahead = self.end - segment.place
+    def _enter(self, edit: _Edit, at: int, samples: int) -> None:
+        ahead = self.end - edit.place
         if abs(ahead) > max(self._jitter, samples):
             ahead = 0
-        if at + samples // 2 - segment.start < ahead:
+        if at + samples // 2 - edit.start < ahead:
             return
         self._entered = True
-        wanted = segment.place + at - segment.start
+        wanted = edit.place + at - edit.start
         is_gap = wanted - self.end > max(self._jitter, samples)
         self._shift = (wanted if is_gap else self.end) - at
 
 
-def _in_samples(segments: Iterable[tuple[float, float, float | None]], rate: int) -> list[_Segment]:
-    """Return the segments in the source's order, each with its place in the output."""
-    found: list[_Segment] = []
-    for start, stop, place in sorted(segments, key=lambda segment: segment[:2]):
-        last = found[-1] if found else _Segment(0, 0, 0)
+def _in_samples(edits: Iterable[tuple[float, float, float | None]], rate: int) -> list[_Edit]:
+    """Return the edits in the source's order, each with its place in the output."""
+    found: list[_Edit] = []
+    for start, stop, place in sorted(edits, key=lambda edit: edit[:2]):
+        last = found[-1] if found else _Edit(0, 0, 0)
         behind = last.place + last.stop - last.start
         at = behind if place is None else round(place * rate)
-        found.append(_Segment(round(start * rate), round(stop * rate), at))
+        found.append(_Edit(round(start * rate), round(stop * rate), at))
     return found

@@ -25,26 +25,26 @@ _CLOCKS_RESTART = 0x0200
 """FFmpeg's AVFMT_TS_DISCONT: the format's timestamps may jump."""
 _TRIES_TO_DECODE = 200
 
-_Segments = list[tuple[float, float, float | None]]
+_Edits = list[tuple[float, float, float | None]]
 
 
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
     """Write ``target`` from ``source`` and return ``{"duration_seconds", "size_bytes"}``.
 
-    ``segments`` is a list of ``[start, end, place in the output or None]`` in seconds, empty for
+    ``edits`` is a list of ``[start, end, place in the output or None]`` in seconds, empty for
     all; ``runs`` one of ``[first byte, seconds, slack in seconds]``: where the file goes on with
     clocks and codec settings of their own.  Refuses as ``no_audio``, ``unreadable`` or
     ``truncated``; nothing is left then.
     """
     # Absolute, so that FFmpeg takes neither for a URL.
     source, target = Path(arguments["source"]).absolute(), Path(arguments["target"]).absolute()
-    segments = [(start, end, place) for start, end, place in arguments["segments"]]
+    edits = [(start, end, place) for start, end, place in arguments["edits"]]
     runs = runs_of(source, arguments["runs"])
     try:
         try:
-            duration_seconds = _write(_copy, _Sound(runs, segments), target)
+            duration_seconds = _write(_copy, _Sound(runs, edits), target)
         except _CannotCopy:
-            duration_seconds = _write(_encode, _Sound(runs, segments), target)
+            duration_seconds = _write(_encode, _Sound(runs, edits), target)
         with target.open("rb") as written:
             os.fsync(written.fileno())
     except BaseException:
@@ -63,11 +63,11 @@ def _write(
 
 
 class _Sound:
-    """The sound of a source's runs, one behind the other, on one timeline cut to the segments."""
+    """The sound of a source's runs, one behind the other, on one timeline cut to the edits."""
 
-    def __init__(self, runs: list[Run], segments: _Segments) -> None:
+    def __init__(self, runs: list[Run], edits: _Edits) -> None:
         self._runs = runs
-        self._segments = segments
+        self._edits = edits
         self._timeline: Timeline | None = None
 
     def tracks(self) -> Iterator[tuple[Track, Timeline]]:
@@ -92,25 +92,25 @@ class _Sound:
     def _track(self, run: Run, source: InputContainer) -> Iterator[tuple[Track, Timeline]]:
         first = run is self._runs[0]
         clock_rate = self._timeline.rate if self._timeline else None
-        counts_all = bool(self._segments) or not first
+        counts_all = bool(self._edits) or not first
         track = Track(source, clock_rate=clock_rate, counts_all=counts_all)
         clocks_restart = bool(source.format.flags & _CLOCKS_RESTART)
         timeline = self._timeline = self._timeline or Timeline(
-            track.rate, self._segments, clocks_restart=clocks_restart
+            track.rate, self._edits, clocks_restart=clocks_restart
         )
         begun = timeline.source_end
         if not first:
             timeline.start_run(run.seconds, run.slack_seconds)
         yield track, timeline
         read_seconds = (timeline.source_end - begun) / timeline.rate
-        if not self._segments and track.is_cut(read_seconds):
+        if not self._edits and track.is_cut(read_seconds):
             raise Refused("truncated")
 
     def _is_cut(self) -> bool:
-        """Tell whether the source ends before the last segment does."""
-        if not self._segments or self._timeline is None or self._timeline.complete:
+        """Tell whether the source ends before the last edit does."""
+        if not self._edits or self._timeline is None or self._timeline.complete:
             return False
-        wanted_seconds = max(end for _, end, _ in self._segments)
+        wanted_seconds = max(end for _, end, _ in self._edits)
         return is_short(self._timeline.source_end / self._timeline.rate, wanted_seconds)
 
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain import LectureFailure
 from app.errors import IngestFailed, NotReadyYet
 from app.ingest.failures import login_required, looks_like_login
-from app.ingest.model import CaptionSource, MediaLocation, Segment
+from app.ingest.model import CaptionSource, Edit, MediaLocation
 from app.ingest.net.guard import FetchedBody, GuardedClient, origin_of
 from app.ingest.sandbox.run import ChildError, Limits, run_child
 from app.ingest.sources.panopto.languages import LANGUAGES
@@ -229,22 +229,22 @@ class _Media:
         for first, *rest in chains:
             for each, url in _places(first):
                 if each == kind:
-                    segments = _segments(first, self.session.duration_seconds)
+                    edits = _kept_of(first, self.session.duration_seconds)
                     then = tuple(self._then(kind, rest))
-                    yield dataclasses.replace(self._at(kind, url, segments), then=then)
+                    yield dataclasses.replace(self._at(kind, url, edits), then=then)
 
     def _then(self, kind: str, streams: Iterable[_Stream]) -> Iterator[tuple[float, MediaLocation]]:
         """Yield where each stream begins and its location, of the kind where it has such a one."""
         for stream in streams:
             places = sorted(_places(stream), key=lambda place: place[0] != kind)
-            segments = tuple(Segment(kept.start, kept.end) for kept in stream.segments)
+            edits = tuple(Edit(kept.start, kept.end) for kept in stream.segments)
             for each, url in places[:1]:
-                yield stream.relative_start or 0.0, self._at(each, url, segments)
+                yield stream.relative_start or 0.0, self._at(each, url, edits)
 
-    def _at(self, kind: str, url: str, segments: tuple[Segment, ...] = ()) -> MediaLocation:
+    def _at(self, kind: str, url: str, edits: tuple[Edit, ...] = ()) -> MediaLocation:
         absolute = urljoin(self.link.base_url + _PATH, url)
         own = origin_of(absolute) == origin_of(self.link.base_url)
-        return MediaLocation(kind, absolute, segments, self.cookie_header if own else None)
+        return MediaLocation(kind, absolute, edits, self.cookie_header if own else None)
 
 
 def _captions(
@@ -259,7 +259,7 @@ def _captions(
         yield CaptionSource(url, LANGUAGES.get(language), edits, cookie_header)
 
 
-def _edits(session: _Session) -> tuple[Segment, ...]:
+def _edits(session: _Session) -> tuple[Edit, ...]:
     """Return what the recording keeps of the raw one, whose clock the captions have.
 
     It does not depend on which medium is fetched: a podcast is cut already, and captions never.
@@ -268,19 +268,19 @@ def _edits(session: _Session) -> tuple[Segment, ...]:
     for chain in sorted(_chains(session.streams), key=_tag_order):
         if not any(stream.segments for stream in chain):
             continue
-        edits: list[Segment] = []
+        edits: list[Edit] = []
         for stream in chain:
             begin = stream.relative_start or 0.0 if edits else 0.0
-            kept = _segments(stream, None if edits else session.duration_seconds)
+            kept = _kept_of(stream, None if edits else session.duration_seconds)
             if not stream.segments or not kept:  # All of it, where it is.
                 begin = stream.relative_start or 0.0
                 end = stream.relative_end or session.duration_seconds or begin
-                edits.append(Segment(begin, end, begin))
+                edits.append(Edit(begin, end, begin))
                 continue
             place = begin
             for each in kept:
                 at = place if each.at_seconds is None else each.at_seconds
-                edits.append(Segment(begin + each.start_seconds, begin + each.end_seconds, at))
+                edits.append(Edit(begin + each.start_seconds, begin + each.end_seconds, at))
                 place = at + each.end_seconds - each.start_seconds
         return tuple(edits)
     return ()
@@ -328,16 +328,16 @@ def _goes_on(stream: _Stream, streams: Iterable[_Stream]) -> bool:
     )
 
 
-def _segments(stream: _Stream, duration: float | None) -> tuple[Segment, ...]:
+def _kept_of(stream: _Stream, duration: float | None) -> tuple[Edit, ...]:
     """Return the stretches of a raw stream that the edited recording keeps; none where all."""
     kept = sorted(_kept(stream), key=lambda segment: segment.relative_start or 0)
     if _has_places(kept, duration):
-        return tuple(Segment(item.start, item.end, item.relative_start) for item in kept)
+        return tuple(Edit(item.start, item.end, item.relative_start) for item in kept)
     if len(kept) == 1 and stream.relative_end is not None:
         whole = kept[0].start < _SAME_SECONDS
         if whole and abs(kept[0].end - stream.relative_end) < _SAME_SECONDS:
             return ()
-    return tuple(Segment(item.start, item.end) for item in kept)
+    return tuple(Edit(item.start, item.end) for item in kept)
 
 
 def _kept(stream: _Stream) -> Iterator[_Kept]:

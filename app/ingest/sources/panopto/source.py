@@ -7,7 +7,7 @@ import structlog
 
 from app.errors import IngestFailed, InvalidInput
 from app.ingest.failures import no_recording
-from app.ingest.model import LectureRequest, ResolvedLecture, Segment
+from app.ingest.model import Edit, LectureRequest, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.sources.direct import location_of
 from app.ingest.sources.panopto.delivery import Delivery, ask_delivery
@@ -44,7 +44,7 @@ class PanoptoSource:
         is_named = any(each.url == stream.url and not each.then for each in delivery.media)
         if not is_named and delivery.duration_seconds is None:
             delivery = dataclasses.replace(delivery, session_id=None, captions=())
-        edited = dataclasses.replace(stream, segments=_segments_of(stream.url, delivery))
+        edited = dataclasses.replace(stream, edits=_edits_of(stream.url, delivery))
         return _resolved(None, dataclasses.replace(delivery, media=(edited,)))
 
     async def _delivery(self, request: LectureRequest) -> Delivery | None:
@@ -66,11 +66,11 @@ def _resolved(session_id: str | None, delivery: Delivery) -> ResolvedLecture:
     )
 
 
-def _segments_of(stream_url: str, delivery: Delivery) -> tuple[Segment, ...]:
+def _edits_of(stream_url: str, delivery: Delivery) -> tuple[Edit, ...]:
     """Return how the tenant cuts the very stream that the user named; none where it is another."""
     for location in delivery.media:
         if _bare(location.url) == _bare(stream_url):
-            return location.segments
+            return location.edits
     return ()
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.domain import LectureFailure
 from app.errors import ConfigurationError, IngestFailed, NotReadyYet
 from app.ingest.failures import blocked, failure_of_status, login_required
-from app.ingest.model import CaptionSource, LectureRequest, MediaLocation, ResolvedLecture, Segment
+from app.ingest.model import CaptionSource, Edit, LectureRequest, MediaLocation, ResolvedLecture
 from app.ingest.net.guard import GuardedClient, content_type
 from app.ingest.sandbox.channel import Message, answering
 from app.ingest.sandbox.run import ChildCrashed, ChildRefused, ChildTimedOut, Limits, run_child
@@ -250,28 +250,28 @@ def _is_file(response: httpx.Response) -> bool:
 
 
 def _resolved(request: LectureRequest, recording: _Recording) -> ResolvedLecture:
-    segments = (Segment(*recording.segment),) if recording.segment else ()
-    media = tuple(_location(medium, segments) for medium in recording.media)
+    edits = (Edit(*recording.segment),) if recording.segment else ()
+    media = tuple(_location(medium, edits) for medium in recording.media)
     return ResolvedLecture(
         request.session_id,
         recording.title,
         recording.duration_seconds or None,
         media,
         captions=tuple(
-            CaptionSource(each.url, each.language, segments, _cookie(each.cookie_header))
+            CaptionSource(each.url, each.language, edits, _cookie(each.cookie_header))
             for each in recording.captions
         ),
     )
 
 
-def _location(medium: _Medium, segments: tuple[Segment, ...]) -> MediaLocation:
+def _location(medium: _Medium, edits: tuple[Edit, ...]) -> MediaLocation:
     """Return where the medium is, with those headers alone that any host may see."""
     headers = tuple(
         (name.title(), value)
         for name, value in medium.headers.items()
         if name.lower() in _MEDIA_HEADERS and _is_plain(value)
     )
-    return MediaLocation(medium.kind, medium.url, segments, _cookie(medium.cookie_header), headers)
+    return MediaLocation(medium.kind, medium.url, edits, _cookie(medium.cookie_header), headers)
 
 
 def _cookie(header: str | None) -> str | None:
