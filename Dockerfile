@@ -4,12 +4,15 @@ FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /srv/studybuddy
 RUN python -m venv /opt/venv
-COPY requirements/base.txt requirements/base.txt
-RUN /opt/venv/bin/pip install --require-hashes -r requirements/base.txt
+# `--build-arg REQUIREMENTS=speech` makes the image whose workers transcribe, 400 MB larger.
+ARG REQUIREMENTS=base
+COPY requirements requirements
+RUN /opt/venv/bin/pip install --require-hashes -r requirements/$REQUIREMENTS.txt
 COPY pyproject.toml README.md ./
 COPY app app
 # Editable, so that the package stays beside alembic/, which it looks for there.
 RUN /opt/venv/bin/pip install --no-deps --no-build-isolation -e .
+RUN [ "$REQUIREMENTS" != speech ] || /opt/venv/bin/python -m app.speech.assets
 
 FROM python:3.12-slim
 

@@ -20,6 +20,8 @@ _RATE = re.compile(r"^[1-9][0-9]*/(second|minute|hour|day)$")
 # Names of yt-dlp's extractors, such as `archive.org` and `bbc.co.uk:article`, with wildcards.
 _EXTRACTORS = re.compile(r"[\w*?][\w*?.:+ -]*")
 
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 MIB = 1024 * 1024
 WEEK = 7 * 24 * 3600.0
 
@@ -95,6 +97,13 @@ class Settings(BaseSettings):
     panopto_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     sources: Annotated[tuple[str, ...], NoDecode] = ("youtube", "vimeo", "googledrive")
     captions: bool = True
+    whisper_models: Annotated[tuple[tuple[str, Path], ...] | None, NoDecode] = None
+    whisper_device: Literal["cpu", "cuda", "auto"] = "cpu"
+    whisper_compute_type: str | None = None
+    whisper_threads: int = Field(default=1, ge=1, le=256)
+    whisper_batch_size: int | None = Field(default=None, ge=1, le=64)
+    transcribe_concurrency: int = Field(default=1, ge=1, le=64)
+    transcribe_timeout_seconds: float = Field(default=6 * 3600, gt=0, le=WEEK)
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None
     max_user_bytes: int | None = Field(default=None, gt=0)
@@ -112,6 +121,20 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return _split(value)
+
+    @field_validator("whisper_models", mode="before")
+    @classmethod
+    def _named_folders(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.strip().lower() == "off":
+            return ()
+        pairs = [entry.partition("=") for entry in _split(value)]
+        if not all(_MODEL.fullmatch(name) and folder for name, _, folder in pairs):
+            raise ValueError("must be name=folder pairs, comma-separated, or off")
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("names a model twice")
+        return tuple((name, Path(folder).expanduser().absolute()) for name, _, folder in pairs)
 
     @field_validator("log_level", mode="before")
     @classmethod

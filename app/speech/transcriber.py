@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import TypeAdapter
+
 from app.domain import TranscriptionFailure, TranscriptionWarning
 from app.transcript.model import Segment
 
@@ -28,9 +30,12 @@ class SpeechModel:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What is known before the first window: the language, and how much sound there is."""
+    """What is known before the first window: the language, and how much sound there is.
 
-    language: str
+    ``language`` is None where nobody speaks.
+    """
+
+    language: str | None
     duration_seconds: float
     warnings: frozenset[TranscriptionWarning] = frozenset()
 
@@ -43,6 +48,11 @@ class Window:
     end: float
     segments: tuple[Segment, ...]
     warnings: frozenset[TranscriptionWarning] = frozenset()
+
+
+OPENING = TypeAdapter(Opening)
+WINDOW = TypeAdapter(Window)
+"""From and to JSON, as they are kept and told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The program that `sandbox.run_child` starts: limits itself, then runs one task of one module.
 
 Imports the standard library alone, so that it starts fast and the limits come before all else.
+It can open no socket: what a task wants from elsewhere, it asks its parent for.
 A task's module has a function ``run(arguments) -> result``, both JSON objects; what follows the
 request's line is the argument ``content``, as bytes.
 """
@@ -12,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 from typing import Any
 
@@ -25,9 +27,15 @@ _TASKS = (
     "app.ingest.sandbox.tasks.sound",
     "app.ingest.sandbox.tasks.ytdlp",
     "app.ingest.sandbox.tasks.ytdlp_names",
+    "app.speech.child.check",
+    "app.speech.child.hear",
 )
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+_SECCOMP_RET_ALLOW = 0x7FFF0000
+_SECCOMP_RET_ERRNO = 0x00050000
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -42,6 +50,7 @@ class Refused(Exception):
 def main() -> None:
     """Read the request from stdin and write the answer to stdout; argument: the parent's pid."""
     die_with_parent(int(sys.argv[1]))
+    _refuse_sockets()
     request = json.loads(sys.stdin.buffer.readline())
     _limit(**request["limits"])
     if content := sys.stdin.buffer.read():
@@ -60,6 +69,36 @@ def die_with_parent(parent: int) -> None:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != parent:  # It died before this was asked for.
         sys.exit(1)
+
+
+def _refuse_sockets() -> None:
+    """Let the kernel answer EPERM to ``socket``, for this process and what it starts (seccomp(2)).
+
+    Where the machine is of another kind, or the kernel knows no filters, nothing is refused.
+    """
+    calls = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+    if sys.platform != "linux" or os.uname().machine not in calls:
+        return
+    architecture, socket_call = calls[os.uname().machine]
+    load, jump_if_equal, answer = 0x20, 0x15, 0x06
+    instructions = (
+        (load, 0, 0, 4),  # The architecture that the call was made for.
+        (jump_if_equal, 0, 3, architecture),
+        (load, 0, 0, 0),  # The call's number.
+        (jump_if_equal, 0, 1, socket_call),
+        (answer, 0, 0, _SECCOMP_RET_ERRNO | errno.EPERM),
+        (answer, 0, 0, _SECCOMP_RET_ALLOW),
+    )
+    code = ctypes.create_string_buffer(
+        b"".join(struct.pack("HBBI", *each) for each in instructions)
+    )
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    program = Program(len(instructions), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
 def _limit(memory_bytes: int, cpu_seconds: int, file_bytes: int, open_files: int) -> None:

@@ -207,10 +207,31 @@ async def test_the_limits_are_in_place(pipe: Path) -> None:
 
 @pytest.mark.parametrize("module", child_process._TASKS)
 def test_a_child_imports_little(module: str) -> None:
-    """Its start is paid for each lecture: no web framework, no database, no event loop."""
+    """Its start is paid for each lecture: no web framework, no database, no event loop.
+
+    What loads a speech model brings the engine's own.
+    """
     assert importlib.import_module(module).run
     program = f"import sys, {module}; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True
     ).stdout.split()
-    assert not {"asyncio", "pydantic", "structlog", "sqlalchemy", "obstore"} & set(modules)
+    heavy = {"strawberry", "structlog", "sqlalchemy", "obstore"}
+    if not module.startswith("app.speech."):
+        heavy |= {"asyncio", "pydantic"}
+    assert not heavy & set(modules)
+
+
+def test_a_child_can_open_no_socket() -> None:
+    program = (
+        "import os, socket\n"
+        "from app.ingest.sandbox import child\n"
+        "child.die_with_parent(os.getppid())\n"
+        "child._refuse_sockets()\n"
+        "socket.socketpair()\n"  # What its questions go over.
+        "socket.socket()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert "PermissionError" in done.stderr.splitlines()[-1]

@@ -28,6 +28,7 @@ INPUT = {
     ",ogg,flac,wav",
     "protocol_whitelist": "file",
 }
+_CLOCKS_RESTART = 0x0200  # FFmpeg's AVFMT_TS_DISCONT.
 _LATE_SECONDS = 0.5
 """Sound that begins so long after the pictures has a silence before it."""
 _LATEST_SECONDS = 3600.0
@@ -186,6 +187,11 @@ class Track:
         return self._scaled(packet.duration)
 
     @property
+    def clocks_restart(self) -> bool:
+        """Whether the source's format is one whose time stamps may jump (MPEG-TS)."""
+        return bool(self._source.format.flags & _CLOCKS_RESTART)
+
+    @property
     def settings(self) -> tuple[object, ...]:
         """What must be the same for packets of two tracks to lie in one."""
         context = self.stream.codec_context
@@ -255,6 +261,19 @@ class Track:
             # What fragments tell as a duration is when they end; they may begin at any time.
             return float((self.stream.duration - max(0, self.stream.start_time or 0)) * self._base)
         return None
+
+
+def decoded(stream: AudioStream, packet: Packet[AudioStream] | None) -> list[av.AudioFrame]:
+    """Return the packet's frames, none where it is damaged: the next one may be sound.
+
+    No packet is the end: what the decoder has held back.
+    """
+    try:
+        return stream.decode(packet)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return []
 
 
 def is_short(read_seconds: float, wanted_seconds: float) -> bool:

@@ -18,11 +18,9 @@ from app.ingest.sandbox.child import Refused
 from app.ingest.sandbox.media.encoder import LEAST_SILENCE_SECONDS, AacEncoder
 from app.ingest.sandbox.media.silence import FRAME_SAMPLES, silence_like
 from app.ingest.sandbox.media.timeline import Timeline
-from app.ingest.sandbox.media.track import Run, Track, is_short, runs_of
+from app.ingest.sandbox.media.track import Run, Track, decoded, is_short, runs_of
 
 _OUTPUT = {"movflags": "+faststart"}
-_CLOCKS_RESTART = 0x0200
-"""FFmpeg's AVFMT_TS_DISCONT: the format's timestamps may jump."""
 _TRIES_TO_DECODE = 200
 
 _Edits = list[tuple[float, float, float | None]]
@@ -94,9 +92,8 @@ class _Sound:
         clock_rate = self._timeline.rate if self._timeline else None
         counts_all = bool(self._edits) or not first
         track = Track(source, clock_rate=clock_rate, counts_all=counts_all)
-        clocks_restart = bool(source.format.flags & _CLOCKS_RESTART)
         timeline = self._timeline = self._timeline or Timeline(
-            track.rate, self._edits, clocks_restart=clocks_restart
+            track.rate, self._edits, clocks_restart=track.clocks_restart
         )
         begun = timeline.source_end
         if not first:
@@ -196,7 +193,7 @@ class _Decodable:
         if self._proved:
             return
         self._tries += 1
-        self._proved = bool(_decoded(packet.stream, packet))
+        self._proved = bool(decoded(packet.stream, packet))
         if self._tries >= _TRIES_TO_DECODE:
             self.require()
 
@@ -212,7 +209,7 @@ def _encode(sound: _Sound, target: OutputContainer) -> None:
     for track, timeline in sound.tracks():
         encoder = encoder or AacEncoder(target, track.stream.codec_context)
         for packet in chain(track.packets(), [None]):
-            for frame in _decoded(track.stream, packet):
+            for frame in decoded(track.stream, packet):
                 samples = frame.samples * timeline.rate // frame.sample_rate
                 position = timeline.place(track.stamp_of(frame.pts), samples)
                 if position is not None:
@@ -221,16 +218,3 @@ def _encode(sound: _Sound, target: OutputContainer) -> None:
                 break
     if encoder:
         encoder.close()
-
-
-def _decoded(stream: AudioStream, packet: Packet[AudioStream] | None) -> list[av.AudioFrame]:
-    """Return the packet's frames, none where it is damaged: the next one may be sound.
-
-    No packet is the end: what the decoder has held back.
-    """
-    try:
-        return stream.decode(packet)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return []

@@ -1,0 +1,1 @@
+"""What runs in the child that hears speech: numpy and the engine are imported here alone."""
