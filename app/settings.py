@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     whisper_batch_size: int | None = Field(default=None, ge=1, le=64)
     transcribe_concurrency: int = Field(default=1, ge=1, le=64)
     transcribe_timeout_seconds: float = Field(default=6 * 3600, gt=0, le=WEEK)
+    max_user_transcriptions: int = Field(default=3, ge=1, le=1000)
+    auto_transcribe: bool = False
+    rate_limit_transcriptions: str | None = None
+    audio_retention: Literal["keep", "until-transcribed"] = "keep"
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None
     max_user_bytes: int | None = Field(default=None, gt=0)
@@ -207,7 +211,7 @@ class Settings(BaseSettings):
             raise ValueError("each must be an extractor's name such as youtube, or *, or none")
         return () if names == ("none",) else names
 
-    @field_validator("rate_limit_downloads", "rate_limit_uploads")
+    @field_validator("rate_limit_downloads", "rate_limit_uploads", "rate_limit_transcriptions")
     @classmethod
     def _rate(cls, value: str | None) -> str | None:
         if value and not _RATE.match(value):
