@@ -18,6 +18,7 @@ from app.services.kernel.live import Lookout
 from app.services.kernel.quotas import RequestCounter
 from app.services.kernel.unit_of_work import Work
 from app.settings import Settings
+from app.speech.whisper import WhisperTranscriber, make_transcriber
 from app.started import announce_start
 from app.storage.factory import open_scratch, open_storage
 from app.storage.protocol import LocalFiles, ObjectStore
@@ -56,6 +57,7 @@ class Backends:
     redis: Redis
     work: Work
     requests: RequestCounter
+    transcriber: WhisperTranscriber
 
 
 @asynccontextmanager
@@ -96,6 +98,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
             queue,
             work,
             requests,
+            make_transcriber(settings),
         )
 
 

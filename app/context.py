@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -12,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.links import LinkSigner
 from app.auth.viewer import Viewer
 from app.backends import Backends
+from app.loaders import Loaders
 from app.services.kernel.quotas import Allowance, Usage
+from app.services.transcripts.text import READS_AT_ONCE, TranscriptText
 from app.settings import Settings
 
 QUERIES_AT_ONCE = 4
@@ -30,12 +33,17 @@ class AppState:
         default_factory=WeakValueDictionary, init=False
     )
 
+    text_turns: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(READS_AT_ONCE), init=False
+    )
+    """What all readings of transcripts take turns at: each holds a whole one while it is parsed."""
+
     def turns_of(self, viewer: Viewer) -> asyncio.Semaphore:
         """Return what all queries of the viewer take turns at, for as long as there are any."""
         return self._turns.setdefault(viewer.id, asyncio.Semaphore(QUERIES_AT_ONCE))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GraphQLContext:
     """One operation's context: made anew for each, also on a socket that runs many."""
 
@@ -49,6 +57,15 @@ class GraphQLContext:
         """Open a session to read with; a field never asks for a second one within the first."""
         async with self.app.turns_of(self.viewer), self.app.backends.sessions() as session:
             yield session
+
+    @cached_property
+    def loaders(self) -> Loaders:
+        """What many fields of the answer ask for, read together."""
+        return Loaders(self.session, self.viewer)
+
+    def text_of(self, storage_key: str | None) -> TranscriptText:
+        """Return what reads a transcription's text where it is asked for."""
+        return TranscriptText(self.app.backends.storage, self.app.text_turns, storage_key)
 
     @property
     def usages(self) -> Collection[Usage]:

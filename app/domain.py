@@ -80,6 +80,15 @@ class TranscriptionWarning(StrEnum):
     PARTIAL_AUDIO = "partial_audio"
 
 
+class TranscriptFormat(StrEnum):
+    """The forms that a transcript is exported in."""
+
+    SRT = "srt"
+    VTT = "vtt"
+    TXT = "txt"
+    JSON = "json"
+
+
 class EventKind(StrEnum):
     """What happened to an item of a user's."""
 
@@ -117,4 +126,5 @@ class JobKind(StrEnum):
 
     DOWNLOAD_LECTURE = "download_lecture"
     COUNT_PAGES = "count_pages"
+    TRANSCRIBE = "transcribe"
     SWEEP = "sweep"

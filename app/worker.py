@@ -29,9 +29,12 @@ from app.services.documents.page_counts import PageCounts
 from app.services.kernel.jobs import JobHandler
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.download import LectureDownloads
+from app.services.transcripts.arrival import Arrival
+from app.services.transcripts.transcribe import Transcriptions
 from app.services.upkeep.store_sweep import StoreSweep, interval_of, sweep_forever
 from app.services.upkeep.sweep import Sweep, plan_sweep
 from app.settings import Settings
+from app.speech.transcriber import SpeechModel
 
 log = structlog.get_logger()
 
@@ -45,11 +48,26 @@ def make_handlers(backends: Backends, downloader: MediaDownloader) -> list[JobHa
         backends.storage,
         backends.scratch,
         pipeline,
+        Arrival(backends.storage, _model_for_all(backends)),
         settings.download_timeout_seconds,
+    )
+    transcriptions = Transcriptions(
+        backends.work,
+        backends.storage,
+        backends.scratch,
+        backends.transcriber,
+        keeps_audio=settings.audio_retention == "keep",
     )
     pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
     sweep = Sweep(backends.work, backends.storage, settings.sweep_grace_seconds)
-    return [downloads, pages, sweep]
+    return [downloads, transcriptions, pages, sweep]
+
+
+def _model_for_all(backends: Backends) -> SpeechModel | None:
+    """Return what transcribes every lecture that has no captions; None where nothing does."""
+    if not backends.settings.auto_transcribe:
+        return None
+    return next(iter(backends.transcriber.models), None)
 
 
 @asynccontextmanager
@@ -60,7 +78,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
         backends = await stack.enter_async_context(open_backends(settings))
         downloader = MediaDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)
-        lanes = lanes_of(make_handlers(backends, downloader), settings.worker_concurrency)
+        if settings.whisper_models:  # What was installed with the service was checked then.
+            await backends.transcriber.check()
+        handlers = make_handlers(backends, downloader)
+        lanes = lanes_of(handlers, settings, can_transcribe=bool(backends.transcriber.models))
         # Sessions for the runner alone: no job's transaction may delay a heartbeat.  What is slower
         # than a heartbeat is given up, and made anew.  Each statement commits by itself, so that a
         # process that is stopped holds no lock on the ledger.

@@ -33,6 +33,7 @@ _LONGEST_WAIT_SECONDS = 8
 USERS_LOOKED_AT = 64
 JOBS_LOOKED_AT = 10
 PUT_OFF_LOOKED_AT = 500
+_UNBOUNDED = 2**31 - 1
 _OPEN = text("state IN ('queued', 'running')")
 
 
@@ -124,13 +125,17 @@ async def claim(
     *,
     holder: str | None = None,
     recovery_slots: int = 0,
+    most_per_user: int | None = None,
 ) -> list[Lease]:
     """Claim up to ``limit`` due jobs: queued ones, and ones that an ended holder has left behind.
 
-    The latter may exceed the limit by ``recovery_slots``.  ``holder`` names the claiming process to
+    The latter may exceed the limit by ``recovery_slots``.  ``most_per_user`` is how many of the
+    kinds may run for one user at once.  ``holder`` names the claiming process to
     those that may learn of its end before the lease tells.
     """
-    parameters = claim_parameters(kinds, limit, lease_seconds, holder, recovery_slots)
+    parameters = claim_parameters(
+        kinds, limit, lease_seconds, holder, recovery_slots, most_per_user
+    )
     rows = await session.execute(_CLAIM, parameters)
     return [Lease(row[0], JobKind(row[1]), *row[2:]) for row in rows]
 
@@ -141,6 +146,7 @@ def claim_parameters(
     lease_seconds: float = LEASE_SECONDS,
     holder: str | None = None,
     recovery_slots: int = 0,
+    most_per_user: int | None = None,
 ) -> dict[str, object]:
     """Return what the claim's statement is run with."""
     recovery_limit = max(0, limit + recovery_slots)
@@ -155,6 +161,7 @@ def claim_parameters(
         "jobs": recovery_limit + JOBS_LOOKED_AT,
         "put_off": PUT_OFF_LOOKED_AT,
         "holder": holder,
+        "most_per_user": _UNBOUNDED if most_per_user is None else most_per_user,
     }
 
 

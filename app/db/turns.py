@@ -7,6 +7,8 @@ with the queue, and among more users than that the lot decides.  Jobs that were 
 index of their own, by time, so that whoever waits for later hides nobody; of those whose time has
 come, the first ``:put_off`` take part.
 
+No user has more than ``:most_per_user`` of a claim's kinds run at once, by what this claim sees.
+
 What an ended worker left behind goes first: a job whose lease was ended (`ledger.end_leases`), once
 its time has come.
 """
@@ -59,7 +61,7 @@ WITH RECURSIVE waiting AS (
     WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until = to_timestamp(0)
       AND run_at <= now()
 ), candidates AS (
-    SELECT * FROM due ORDER BY turn, since LIMIT :jobs
+    SELECT * FROM due WHERE turn <= :most_per_user ORDER BY turn, since LIMIT :jobs
 ), recovered AS (
     SELECT jobs.id FROM jobs JOIN candidates USING (id)
     WHERE left_behind AND jobs.state = 'running' AND jobs.lease_until = to_timestamp(0)

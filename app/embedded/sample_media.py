@@ -94,6 +94,29 @@ def make_audio(path: Path, duration_seconds: float = 10, codec: str = "libopus")
     return path
 
 
+def make_spoken_lecture(path: Path, speech: Path) -> Path:
+    """Write a lecture whose sound is that of the file, and return its path."""
+    with (
+        av.open(str(speech)) as source,
+        av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+    ):
+        stream: Any = target.add_stream("aac", rate=_SAMPLE_RATE, layout="mono")
+        stream.bit_rate = AUDIO_BIT_RATE
+        video: Any = target.add_stream("libx264", rate=_FRAMES_PER_SECOND)
+        video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        video.options = {"preset": "ultrafast", "crf": "40"}
+        resampler = av.AudioResampler("fltp", "mono", _SAMPLE_RATE)
+        frames = (out for frame in source.decode(audio=0) for out in resampler.resample(frame))
+        sound = (packet for frame in frames for packet in stream.encode(frame))
+        seconds = math.ceil(media_duration_seconds(speech))
+        pictures = (packet for each in _pictures(seconds) for packet in video.encode(each))
+        for packet in merge(sound, pictures, key=lambda each: each.pts * each.time_base):
+            target.mux(packet)
+        for each in (stream, video):
+            target.mux(each.encode(None))
+    return path
+
+
 def make_truncated(path: Path, source: Path, ratio: float = 0.6) -> Path:
     """Write the first part of the source's bytes, and return its path."""
     content = source.read_bytes()

@@ -5,17 +5,28 @@ from collections.abc import Sequence
 from app.domain import JobKind
 from app.jobs.runner import Slots
 from app.services.kernel.jobs import JobHandler, Lane
+from app.settings import Settings
 
 LIGHT_SLOTS = 2
 
 
-def lanes_of(handlers: Sequence[JobHandler], downloads: int) -> list[Slots]:
-    """Return each lane's handlers and slots; raise ValueError where a kind has no handler."""
+def lanes_of(
+    handlers: Sequence[JobHandler], settings: Settings, *, can_transcribe: bool
+) -> list[Slots]:
+    """Return each lane's handlers and slots; raise ValueError where a kind has no handler.
+
+    A worker that has no model never claims a transcription.
+    """
     missing = set(JobKind) - {handler.kind for handler in handlers}
     if missing:
         raise ValueError(f"No handler for {sorted(missing)}")
-    widths = {Lane.DOWNLOADS: downloads, Lane.LIGHT: LIGHT_SLOTS}
+
+    def slots(lane: Lane, count: int, most_per_user: int | None = None) -> Slots:
+        return Slots([each for each in handlers if each.lane is lane], count, most_per_user)
+
+    transcriptions = settings.transcribe_concurrency if can_transcribe else 0
     return [
-        Slots([each for each in handlers if each.lane is lane], width)
-        for lane, width in widths.items()
+        slots(Lane.DOWNLOADS, settings.worker_concurrency),
+        slots(Lane.TRANSCRIPTIONS, transcriptions, settings.max_user_transcriptions),
+        slots(Lane.LIGHT, LIGHT_SLOTS),
     ]

@@ -43,6 +43,7 @@ class Slots:
 
     handlers: Sequence[JobHandler]
     count: int
+    most_per_user: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -179,7 +180,12 @@ class JobRunner:
             return
         async with self.sessions.begin() as session:
             leases = await ledger.claim(
-                session, list(handlers), free, holder=self.holder, recovery_slots=lane.count
+                session,
+                list(handlers),
+                free,
+                holder=self.holder,
+                recovery_slots=lane.count,
+                most_per_user=lane.most_per_user,
             )
         for lease in leases:
             self._start(lease, handlers[lease.kind])

@@ -37,6 +37,7 @@ from app.schema.lectures import (
 from app.services.kernel import live
 from app.services.kernel.links import Removal
 from app.services.lectures import read, remove, request
+from app.services.lectures.states import ENDED
 
 OfStatus = Annotated[
     domain.LectureStatus | None, strawberry.argument(description="Those that stand there alone.")
@@ -192,9 +193,14 @@ class LectureSubscriptions:
     )
     async def lecture_status(self, info: Info, id: ItemId) -> AsyncGenerator[Lecture, None]:
         """Yield the lecture now, then at every change, until it has ended."""
-        backends = info.context.app.backends
-        states = live.watch_lecture(
-            backends.lookout, backends.wakeups, info.context.viewer, parse_uuid(id)
+        backends, asking, wanted = info.context.app.backends, info.context.viewer, parse_uuid(id)
+        states = live.watch(
+            backends.lookout,
+            backends.wakeups,
+            "lecture",
+            wanted,
+            lambda session: read.get_lecture(session, asking, wanted),
+            ENDED,
         )
         async with aclosing(states):
             async for row in states:

@@ -12,10 +12,12 @@ from app.schema.courses import Course
 from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import ItemId, Node
 from app.schema.lectures import Lecture
+from app.schema.transcripts import Transcription
 from app.services.courses.read import get_courses
 from app.services.documents.read import get_documents
 from app.services.kernel.keyset import MAX_PAGE_SIZE
 from app.services.lectures.read import get_lectures
+from app.services.transcripts.read import get_transcriptions
 
 
 @strawberry.type
@@ -33,7 +35,9 @@ class NodeQueries:
         info: Info,
         ids: Annotated[
             list[strawberry.ID],
-            strawberry.argument(description="1 to 100 ids, of lectures, documents and courses."),
+            strawberry.argument(
+                description="1 to 100 ids, of lectures, documents, courses and transcriptions."
+            ),
         ],
     ) -> list[Node | None]:
         """Return whatever the viewer may see under these ids, in their order."""
@@ -55,4 +59,7 @@ async def _find(info: Info, ids: list[UUID]) -> list[Node | None]:
         if rest := set(ids) - found.keys():
             for id_, course in (await get_courses(session, asking, rest)).items():
                 found[id_] = Course.from_model(course)
+        if rest := set(ids) - found.keys():
+            for id_, words in (await get_transcriptions(session, asking, rest)).items():
+                found[id_] = Transcription.from_model(words, info)
     return [found.get(id_) for id_ in ids]

@@ -17,6 +17,7 @@ from app.schema.kernel.errors import (
 )
 from app.schema.kernel.scalars import BigInt
 from app.schema.kernel.shapes import Node, expose_enum
+from app.schema.transcripts import Asked, Transcription
 from app.services.kernel.live import Change
 from app.services.lectures.states import RUNNING
 from app.services.lectures.unconfirmed import named_session_id
@@ -63,6 +64,17 @@ class DownloadProgress:
         description="Null while the source has not told its size."
     )
     percent: float | None = strawberry.field(description="0 to 100; null while totalBytes is.")
+
+
+async def _transcription(root: "Lecture", info: Asked) -> Transcription | None:
+    rows = await info.context.loaders.transcriptions.load(UUID(root.id))
+    current = next((row for row in rows if row.is_current), None)
+    return None if current is None else Transcription.from_model(current, info)
+
+
+async def _transcriptions(root: "Lecture", info: Asked) -> list[Transcription]:
+    rows = await info.context.loaders.transcriptions.load(UUID(root.id))
+    return [Transcription.from_model(row, info) for row in rows]
 
 
 @strawberry.type
@@ -113,6 +125,15 @@ class Lecture(Node):
     viewer_can_cancel: bool = strawberry.field(
         description="Whether cancelLectureDownload would stop it: not while others use it too, "
         "admins excepted. It may change without a new revision."
+    )
+
+    transcription: Transcription | None = strawberry.field(
+        resolver=_transcription,
+        description="The current one: the newest COMPLETED of speech recognition, else of "
+        "captions.",
+    )
+    transcriptions: list[Transcription] = strawberry.field(
+        resolver=_transcriptions, description="All of them, newest first."
     )
 
     @classmethod

@@ -12,25 +12,38 @@ from app.resolvers.courses import CourseQueries
 from app.resolvers.documents import DocumentMutations, DocumentQueries, DocumentSubscriptions
 from app.resolvers.lectures import LectureMutations, LectureQueries, LectureSubscriptions
 from app.resolvers.nodes import NodeQueries
+from app.resolvers.transcripts import (
+    TranscriptionMutations,
+    TranscriptionQueries,
+    TranscriptionSubscriptions,
+)
 from app.schema.courses import Course
 from app.schema.documents import Document
 from app.schema.kernel.errors import ERROR_MAP
 from app.schema.kernel.limits import schema_config
 from app.schema.lectures import Lecture
+from app.schema.transcripts import Transcription
 
 
 @strawberry.type
-class Query(CourseQueries, DocumentQueries, LectureQueries, NodeQueries, AccountQueries):
+class Query(
+    CourseQueries,
+    DocumentQueries,
+    LectureQueries,
+    TranscriptionQueries,
+    NodeQueries,
+    AccountQueries,
+):
     """Reading."""
 
 
 @strawberry.type
-class Mutation(DocumentMutations, LectureMutations):
+class Mutation(DocumentMutations, LectureMutations, TranscriptionMutations):
     """Changing.  What has answered is durable."""
 
 
 @strawberry.type
-class Subscription(DocumentSubscriptions, LectureSubscriptions):
+class Subscription(DocumentSubscriptions, LectureSubscriptions, TranscriptionSubscriptions):
     """Watching."""
 
 
@@ -38,7 +51,7 @@ schema = strawberry.Schema(
     Query,
     Mutation,
     Subscription,
-    types=[Lecture, Document, Course],
+    types=[Lecture, Document, Course, Transcription],
     config=schema_config(),
     exception_handlers=ERROR_MAP,
 )

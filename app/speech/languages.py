@@ -20,6 +20,11 @@ def code_of(tag: str) -> str | None:
     return CODES.get(tag.replace("_", "-").partition("-")[0].lower())
 
 
+def primary_tag(tag: str) -> str:
+    """Return the language of a tag that has a code, without region and script."""
+    return _TAGS[code_of(tag) or ""]
+
+
 def tag_of(code: str) -> str:
     """Return the tag of an engine's code."""
     return _TAGS[code]

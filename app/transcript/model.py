@@ -45,3 +45,11 @@ class Transcript:
     def text(self) -> str:
         """All that was said, the segments joined by spaces; empty for silence."""
         return " ".join(segment.text for segment in self.segments)
+
+    @property
+    def confidence(self) -> float | None:
+        """How sure its segments are, by their length; None where nobody knows."""
+        sure = [(each.end - each.start, each.confidence) for each in self.segments]
+        known = [(seconds, confidence) for seconds, confidence in sure if confidence is not None]
+        total = sum(seconds for seconds, _ in known)
+        return sum(seconds * each for seconds, each in known) / total if total else None

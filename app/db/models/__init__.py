@@ -6,6 +6,7 @@ from app.db.models.courses import Course
 from app.db.models.documents import Document, UserDocument
 from app.db.models.jobs import NOBODY, Job
 from app.db.models.lectures import Lecture, LectureAlias, UserLecture
+from app.db.models.transcripts import Transcription, TranscriptionWindow
 
 __all__ = [
     "NOBODY",
@@ -15,6 +16,8 @@ __all__ = [
     "Job",
     "Lecture",
     "LectureAlias",
+    "Transcription",
+    "TranscriptionWindow",
     "User",
     "UserDocument",
     "UserLecture",

@@ -9,7 +9,16 @@ from sqlalchemy import DateTime, Enum, ForeignKey, Integer, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.domain import DocumentStatus, DownloadStage, JobState, LectureFailure, LectureStatus
+from app.domain import (
+    DocumentStatus,
+    DownloadStage,
+    JobState,
+    LectureFailure,
+    LectureStatus,
+    TranscriptionFailure,
+    TranscriptionSource,
+    TranscriptionStatus,
+)
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -38,6 +47,9 @@ class Base(DeclarativeBase):
         LectureFailure: _enum(LectureFailure, "lecture_failure"),
         DownloadStage: _enum(DownloadStage, "download_stage"),
         JobState: _enum(JobState, "job_state"),
+        TranscriptionFailure: _enum(TranscriptionFailure, "transcription_failure"),
+        TranscriptionSource: _enum(TranscriptionSource, "transcription_source"),
+        TranscriptionStatus: _enum(TranscriptionStatus, "transcription_status"),
     }
 
 

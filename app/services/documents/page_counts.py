@@ -1,7 +1,6 @@
 """The page-count job: a document's pages, counted once, in a child process."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
 from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.jobs import JobHandler
+from app.services.kernel.local_copy import as_local_file
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.kernel.unit_of_work import Work
 from app.storage.protocol import LocalFiles, ObjectStore
@@ -54,7 +54,8 @@ class PageCounts(JobHandler):
         await self._finish(lease, None)
 
     async def _count_object(self, key: str, lease: Lease) -> int | None:
-        async with self._as_local_file(key, lease) as path:
+        copy = f"{key}.{lease.token.hex[:8]}"
+        async with as_local_file(self._storage, self._scratch, key, copy) as path:
             return await self._count(path)
 
     async def _retry(self, lease: Lease) -> str:
@@ -70,21 +71,6 @@ class PageCounts(JobHandler):
         async with self._work.sessions() as session:
             query = select(Document.storage_key).where(Document.id == document_id)
             return await session.scalar(query)
-
-    @asynccontextmanager
-    async def _as_local_file(self, key: str, lease: Lease) -> AsyncIterator[Path]:
-        """Lend the object as a file of this machine; a copy in scratch where it is remote."""
-        if self._scratch is self._storage:
-            await self._storage.stat_file(key)
-            yield self._scratch.path_of(key)
-            return
-        copy = f"{key}.{lease.token.hex[:8]}"
-        try:
-            async with self._storage.open_file(key) as opened:
-                await self._scratch.store_file(copy, opened.chunks)
-            yield self._scratch.path_of(copy)
-        finally:
-            await self._scratch.delete_file(copy)
 
     async def _finish(self, lease: Lease, pages: int | None) -> str:
         async with self._work.begin() as unit:

@@ -6,7 +6,7 @@ from typing import Any
 from app.db.models import Document, UserDocument
 from app.domain import JobKind
 from app.services.documents.remove import remove_documents
-from app.services.kernel.stored import Stored, StoredItem
+from app.services.kernel.stored import Shared, Stored, StoredItem
 
 
 def _items(row: Any) -> Iterator[StoredItem]:
@@ -20,7 +20,6 @@ DOCUMENTS = Stored(
     keys=(Document.storage_key,),
     known=(Document.size_bytes, Document.checksum),
     items=_items,
-    link=UserDocument.document_id,
-    remove=remove_documents,
+    shared=Shared(UserDocument.document_id, remove_documents),
     job=JobKind.COUNT_PAGES,
 )

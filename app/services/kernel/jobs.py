@@ -17,6 +17,7 @@ class Lane(StrEnum):
     """Kinds that share a number of slots; lanes do not wait for each other."""
 
     DOWNLOADS = "downloads"
+    TRANSCRIPTIONS = "transcriptions"
     LIGHT = "light"
 
 

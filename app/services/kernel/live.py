@@ -9,8 +9,9 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -20,18 +21,17 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.auth.viewer import Viewer
 from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.db.outages import is_outage
-from app.domain import EventKind, LectureStatus
+from app.domain import EventKind
 from app.errors import NotFound
 from app.events.wakeups import Ring, Wakeups
 from app.services.documents.read import OwnDocument, get_documents
-from app.services.lectures.read import get_lecture, get_lectures
+from app.services.lectures.read import get_lectures
 
 Sessions = async_sessionmaker[AsyncSession]
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
 Versions = dict[UUID, object]
 
-ENDED = (LectureStatus.COMPLETED, LectureStatus.FAILED)
 LOOK_AGAIN_SECONDS = 10.0
 LOOK_THROUGH_ALL_SECONDS = 30.0
 
@@ -73,30 +73,57 @@ class Lookout:
                 pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
 
-async def watch_lecture(
-    lookout: Lookout, wakeups: Wakeups, viewer: Viewer, lecture_id: UUID
-) -> AsyncGenerator[Lecture, None]:
-    """Yield the lecture as it stands, then its newest state after changes; revisions rise.
+class Progressing(Protocol):
+    """What stands somewhere, and counts its changes."""
 
-    Ends once it is COMPLETED or FAILED, or the viewer loses it; `NotFound` where there is none to
-    begin with.  A lecture that is merged into another goes on as the survivor.
+    @property
+    def id(self) -> UUID:
+        """Its id, another than was asked for where it was merged away."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """Rises with every change."""
+        ...
+
+    @property
+    def status(self) -> StrEnum:
+        """Where it stands."""
+        ...
+
+
+Watched = TypeVar("Watched", bound=Progressing)
+
+
+async def watch(
+    lookout: Lookout,
+    wakeups: Wakeups,
+    topic: str,
+    item_id: UUID,
+    read: Callable[[AsyncSession], Awaitable[Watched | None]],
+    ended: Collection[StrEnum],
+) -> AsyncGenerator[Watched, None]:
+    """Yield what ``read`` finds as it stands, then its newest state after changes; revisions rise.
+
+    Ends once it stands at one of ``ended``, or the viewer loses it; `NotFound` where there is none
+    to begin with.  What is merged into another goes on as the survivor.
     """
-    watched, revision = lecture_id, -1
+    watched, revision = item_id, -1
     while True:
-        with wakeups.listen(f"lecture:{watched}") as bell:
+        with wakeups.listen(f"{topic}:{watched}") as bell:
             while True:
-                lecture = await lookout.look(lambda s: get_lecture(s, viewer, lecture_id))
-                if lecture is None and revision < 0:
-                    raise NotFound("lecture", lecture_id)
-                if lecture is None:
+                item = await lookout.look(read)
+                if item is None and revision < 0:
+                    raise NotFound(topic, item_id)
+                if item is None:
                     return
-                if lecture.id != watched:
-                    watched = lecture.id
+                if item.id != watched:
+                    watched = item.id
                     break
-                if lecture.revision > revision:
-                    revision = lecture.revision
-                    yield lecture
-                if lecture.status in ENDED:
+                if item.revision > revision:
+                    revision = item.revision
+                    yield item
+                if item.status in ended:
                     return
                 await bell.wait(LOOK_AGAIN_SECONDS)
 

@@ -40,6 +40,7 @@ class Quota(StrEnum):
 
     DOWNLOADS = "downloads"
     UPLOADS = "uploads"
+    TRANSCRIPTIONS = "transcriptions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,11 @@ class RequestCounter:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "RequestCounter":
-        """Count for RATE_LIMIT_DOWNLOADS and RATE_LIMIT_UPLOADS; REDIS_URL must be known."""
+        """Count for the RATE_LIMIT settings; REDIS_URL must be known."""
         rates = {
             Quota.DOWNLOADS: settings.rate_limit_downloads,
             Quota.UPLOADS: settings.rate_limit_uploads,
+            Quota.TRANSCRIPTIONS: settings.rate_limit_transcriptions,
         }
         return cls(settings.redis_url or "", rates)
 

@@ -38,6 +38,16 @@ def is_temporary(key: str) -> bool:
     return key.startswith("audio/") and "_source." in key
 
 
+def transcript_keys(lecture_id: UUID) -> tuple[str, str]:
+    """Return the keys of a lecture's current transcript: its payload, and as WebVTT."""
+    return f"transcripts/{lecture_id}.json", f"transcripts/{lecture_id}.vtt"
+
+
+def transcription_key(transcription_id: UUID) -> str:
+    """Return the key of a transcription's payload, current or not."""
+    return f"transcripts/each/{transcription_id}.json"
+
+
 def document_key(document_id: UUID) -> str:
     """Return the key of a document's PDF."""
     return f"documents/{document_id}.pdf"

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.db.models import Document, Lecture
+from app.db.models import Document, Lecture, Transcription
 from app.domain import JobKind
 from app.services.kernel.unit_of_work import UnitOfWork
 
@@ -29,21 +29,34 @@ class StoredAudio(StoredItem):
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """Rows that users are linked to, and that go with the last link.
+
+    ``link`` names the row in a link; ``remove`` deletes locked rows and returns the keys of their
+    objects.
+    """
+
+    link: InstrumentedAttribute[UUID]
+    remove: Callable[[UnitOfWork, Sequence[Any]], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """Rows that point at objects.
 
-    ``folders`` are theirs alone; the id of the row is in each name there.  ``keys`` are the columns
-    that name objects, ``items`` says of a row of them what is known of each.  ``link`` names the
-    row that a user is linked to: without any link, ``remove`` deletes locked rows and returns the
-    keys of their objects.  ``job`` is the work whose open job may need objects of its own.
+    ``folders`` are theirs alone, but for those of features that are registered before; the id of
+    the row is in each name there.  ``keys`` are the columns that name objects, ``beside`` are the
+    keys that go with one; ``items`` says of a row of them what is known of each.  ``shared`` is
+    None where rows go with those of another feature.  ``job`` is the work whose open job may need
+    objects of its own.
     """
 
     name: str
     folders: tuple[str, ...]
-    table: type[Lecture] | type[Document]
+    table: type[Lecture] | type[Document] | type[Transcription]
     keys: tuple[InstrumentedAttribute[Any], ...]
     known: tuple[InstrumentedAttribute[Any], ...]
     items: Callable[[Any], Iterable[StoredItem]]
-    link: InstrumentedAttribute[UUID]
-    remove: Callable[[UnitOfWork, Sequence[Any]], Awaitable[list[str]]]
     job: JobKind
+    shared: Shared | None = None
+    beside: Callable[[str], tuple[str, ...]] = lambda _: ()

@@ -14,10 +14,8 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import structlog
-from sqlalchemy import Interval, func, select, text, type_coerce
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Interval, func, select, type_coerce
 
-from app.cancellation import ended
 from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Lecture
@@ -29,6 +27,7 @@ from app.ingest.model import Attempt, ExtractedAudio, LectureRequest, ResolvedLe
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.jobs import JobHandler, Lane
+from app.services.kernel.kept_alive import kept_alive
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
 from app.services.kernel.storage_keys import audio_key, source_stem
 from app.services.kernel.text import readable
@@ -38,12 +37,13 @@ from app.services.lectures.merging import settle_identity
 from app.services.lectures.progress import ProgressWriter
 from app.services.lectures.request import MAX_TITLE_CHARACTERS
 from app.services.lectures.staging import StagedAudio, staged_audio
+from app.services.transcripts.arrival import Arrival
 from app.storage.protocol import LocalFiles, ObjectStore
+from app.transcript.model import Transcript
 
 log = structlog.get_logger()
 
 RETRIED = "retried"
-_SIGN_OF_LIFE_SECONDS = 1.0
 _RECOVERY_SECONDS = 1.0
 _TIDY_SECONDS = 4.0
 
@@ -60,6 +60,19 @@ class _Begun:
     is_placing: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What an attempt has brought.
+
+    ``confirmed`` is the session that a stream which was brought has proved to be.
+    """
+
+    audio: ExtractedAudio
+    beside: StagedAudio
+    confirmed: str | None
+    captions: Transcript | None
+
+
 class LectureDownloads(JobHandler):
     """What a worker does with a claimed download."""
 
@@ -72,6 +85,7 @@ class LectureDownloads(JobHandler):
         storage: ObjectStore,
         scratch: LocalFiles,
         pipeline: AudioPipeline,
+        arrival: Arrival,
         timeout_seconds: float,
     ) -> None:
         super().__init__(work)
@@ -79,6 +93,7 @@ class LectureDownloads(JobHandler):
         self._scratch = scratch
         self._stores = [scratch] if storage is scratch else [scratch, storage]
         self._pipeline = pipeline
+        self._arrival = arrival
         self._timeout_seconds = timeout_seconds
         self._begun: WeakKeyDictionary[Lease, _Begun] = WeakKeyDictionary()
 
@@ -156,7 +171,8 @@ class LectureDownloads(JobHandler):
                 staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")
                 beside = await stack.enter_async_context(staged)
             await progress.stop()
-            return await self._complete(lease, audio, beside, confirmed)
+            captions = await self._pipeline.captions_of(resolved, audio.duration_seconds)
+            return await self._complete(lease, _Result(audio, beside, confirmed, captions))
 
     async def _start(self, lease: Lease) -> tuple[LectureRequest, str]:
         """Begin an attempt: write it into the row, and take over what earlier ones have left."""
@@ -199,16 +215,12 @@ class LectureDownloads(JobHandler):
         survivor = await settle_identity(unit, lease, session_id, is_done=is_done)
         return survivor is None or survivor.id != lease.subject_id
 
-    async def _complete(
-        self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio, confirmed: str | None
-    ) -> str:
-        """End the lecture as COMPLETED; a database that is away is waited for.
-
-        ``confirmed``: the session that a stream which was brought has proved to be.
-        """
+    async def _complete(self, lease: Lease, result: _Result) -> str:
+        """End the lecture as COMPLETED; a database that is away is waited for."""
+        prepared = await self._arrival.prepare(result.captions)
         while True:
             try:
-                return await self._publish(lease, audio, beside, confirmed)
+                return await self._publish(lease, result, prepared)
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -216,7 +228,7 @@ class LectureDownloads(JobHandler):
             await asyncio.sleep(_RECOVERY_SECONDS)
 
     async def _publish(
-        self, lease: Lease, audio: ExtractedAudio, beside: StagedAudio, confirmed: str | None
+        self, lease: Lease, result: _Result, prepared: tuple[UUID, str] | None
     ) -> str:
         """Put the audio in its place and end the lecture, in one transaction.
 
@@ -226,16 +238,17 @@ class LectureDownloads(JobHandler):
         """
         key = audio_key(lease.subject_id)
         async with self._work.begin() as unit:
-            merged = await self._is_merged_away(unit, lease, confirmed, is_done=True)
+            merged = await self._is_merged_away(unit, lease, result.confirmed, is_done=True)
             if not merged:
                 lecture = await self._locked(unit, lease)
                 self._begun[lease].is_placing = True
-                async with _kept_alive(unit.session):
+                async with kept_alive(unit.session):
                     with _machine_trouble():
-                        await beside.place(key)
-                states.complete(lecture, key, audio.duration_seconds)
-                if confirmed is not None:
+                        await result.beside.place(key)
+                states.complete(lecture, key, result.audio.duration_seconds)
+                if result.confirmed is not None:
                     lecture.stream_url = None
+                await self._arrival.settle(unit, lecture, result.captions, prepared)
                 await self._announce(unit, lecture.id)
                 await ledger.finish(unit.session, lease)
         if merged:
@@ -279,7 +292,7 @@ class LectureDownloads(JobHandler):
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             states.fail(lecture, failure.failure, failure.message)
-            async with _kept_alive(unit.session), _left_to_the_sweep():
+            async with kept_alive(unit.session), _left_to_the_sweep():
                 await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)
             await ledger.finish(unit.session, lease, JobState.FAILED, failure.message)
@@ -321,35 +334,6 @@ class LectureDownloads(JobHandler):
     async def _announce(self, unit: UnitOfWork, lecture_id: UUID) -> None:
         await unit.session.flush()
         await unit.wake_lecture(lecture_id)
-
-
-@asynccontextmanager
-async def _kept_alive(session: AsyncSession) -> AsyncIterator[None]:
-    """Keep the transaction from looking idle while the block does something else.
-
-    Where the transaction is gone the block is cancelled, and that error is raised.
-    """
-    first: BaseException | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            pinging = group.create_task(_ping(session))
-            yield
-            pinging.cancel()
-    except BaseExceptionGroup as errors:
-        first = errors.exceptions[0]
-    if first is not None:
-        raise first
-
-
-async def _ping(session: AsyncSession) -> None:
-    while True:
-        await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)
-        # Shielded: a statement that is cut short would end the connection, and the transaction.
-        ping = asyncio.ensure_future(session.execute(text("SELECT")))
-        try:
-            await asyncio.shield(ping)
-        finally:
-            await ended(ping)
 
 
 @asynccontextmanager

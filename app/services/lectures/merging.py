@@ -7,14 +7,15 @@ hold the same recording twice.
 
 from uuid import UUID
 
-from sqlalchemy import delete, literal, or_, select, update
+from sqlalchemy import delete, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from app.db import ledger
 from app.db.ledger import Lease
-from app.db.models import Lecture, LectureAlias, UserLecture
+from app.db.models import Lecture, LectureAlias, Transcription, UserLecture
 from app.domain import LectureStatus
 from app.services.kernel.unit_of_work import UnitOfWork
 from app.services.lectures.request import stop_job
@@ -83,6 +84,19 @@ def _rank(lecture: Lecture) -> tuple[int, object, UUID]:
     return (_PREFERENCE.index(lecture.status), lecture.created_at, lecture.id)
 
 
+async def _move_transcriptions(session: AsyncSession, survivor: Lecture, loser: Lecture) -> None:
+    """Give the survivor those of the loser that it has none like; the rest goes with the loser."""
+    mine, theirs = aliased(Transcription), Transcription
+    alike = exists().where(
+        mine.lecture_id == survivor.id,
+        mine.source == theirs.source,
+        mine.model_name.is_not_distinct_from(theirs.model_name),
+        mine.forced_language.is_not_distinct_from(theirs.forced_language),
+    )
+    moved = update(theirs).where(theirs.lecture_id == loser.id, ~alike)
+    await session.execute(moved.values(lecture_id=survivor.id))
+
+
 async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
     """Move links and names to the survivor, stop the loser's work, and keep its id as an alias."""
     session = unit.session
@@ -104,6 +118,7 @@ async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
     await session.execute(moved.on_conflict_do_nothing())
     repointed = update(LectureAlias).where(LectureAlias.lecture_id == loser.id)
     await session.execute(repointed.values(lecture_id=survivor.id))
+    await _move_transcriptions(session, survivor, loser)
     await stop_job(unit, loser.id)
     await session.execute(delete(Lecture).where(Lecture.id == loser.id))
     await session.execute(insert(LectureAlias).values(alias).on_conflict_do_nothing())

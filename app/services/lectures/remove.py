@@ -8,13 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
 from app.db import ledger
-from app.db.models import Lecture, UserLecture
+from app.db.models import Lecture, Transcription, UserLecture
 from app.domain import JobKind
 from app.errors import NotFound
 from app.services.kernel.access import require_admin
 from app.services.kernel.links import Removal, leave, require_some
 from app.services.kernel.objects import delete_objects
-from app.services.kernel.storage_keys import audio_key
+from app.services.kernel.storage_keys import audio_key, transcript_keys
 from app.services.kernel.unit_of_work import UnitOfWork, Work
 from app.services.lectures.attempt_files import kept_keys
 from app.services.lectures.read import linked, real_id, select_real
@@ -94,14 +94,21 @@ async def remove_lectures(unit: UnitOfWork, lectures: Sequence[Lecture]) -> list
     if not lectures:
         return []
     ids = [lecture.id for lecture in lectures]
-    for job_id in await ledger.close_jobs(unit.session, JobKind.DOWNLOAD_LECTURE, ids):
-        unit.wake("job", job_id)
+    hanging = select(Transcription.id, Transcription.storage_key)
+    hanging = hanging.where(Transcription.lecture_id.in_(ids)).order_by(Transcription.id)
+    transcriptions = (await unit.session.execute(hanging.with_for_update())).all()
+    for kind, subjects in (
+        (JobKind.DOWNLOAD_LECTURE, ids),
+        (JobKind.TRANSCRIBE, [row.id for row in transcriptions]),
+    ):
+        for job_id in await ledger.close_jobs(unit.session, kind, subjects):
+            unit.wake("job", job_id)
     await unit.session.execute(delete(Lecture).where(Lecture.id.in_(ids)))
     keys = {
         key
         for each in lectures
-        for key in (audio_key(each.id), each.audio_storage_key, each.transcript_storage_key)
-    }
+        for key in (audio_key(each.id), each.audio_storage_key, *transcript_keys(each.id))
+    } | {row.storage_key for row in transcriptions}
     return [key for key in keys if key is not None]
 
 

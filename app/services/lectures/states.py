@@ -11,6 +11,7 @@ from app.db.models import Lecture
 from app.domain import DownloadStage, LectureFailure, LectureStatus
 
 RUNNING = (LectureStatus.PENDING, LectureStatus.DOWNLOADING)
+ENDED = (LectureStatus.COMPLETED, LectureStatus.FAILED)
 
 
 def queue_again(lecture: Lecture) -> None:

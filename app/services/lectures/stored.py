@@ -5,7 +5,7 @@ from typing import Any
 
 from app.db.models import Lecture, UserLecture
 from app.domain import JobKind
-from app.services.kernel.stored import Stored, StoredAudio, StoredItem
+from app.services.kernel.stored import Shared, Stored, StoredAudio, StoredItem
 from app.services.lectures.remove import remove_lectures
 
 
@@ -14,6 +14,12 @@ def _items(row: Any) -> Iterator[StoredItem]:
         yield StoredAudio(row.audio_storage_key, duration_seconds=row.duration_seconds)
     if row.transcript_storage_key is not None:
         yield StoredItem(row.transcript_storage_key)
+        yield from map(StoredItem, _beside(row.transcript_storage_key))
+
+
+def _beside(key: str) -> tuple[str, ...]:
+    """A current transcript lies there as WebVTT too."""
+    return (f"{key.removesuffix('.json')}.vtt",) if key.endswith(".json") else ()
 
 
 LECTURES = Stored(
@@ -23,7 +29,7 @@ LECTURES = Stored(
     keys=(Lecture.audio_storage_key, Lecture.transcript_storage_key),
     known=(Lecture.duration_seconds,),
     items=_items,
-    link=UserLecture.lecture_id,
-    remove=remove_lectures,
+    shared=Shared(UserLecture.lecture_id, remove_lectures),
     job=JobKind.DOWNLOAD_LECTURE,
+    beside=_beside,
 )

@@ -90,7 +90,13 @@ async def _pointed_at(session: AsyncSession, names: Collection[str]) -> set[str]
 
 async def _keys(session: AsyncSession, stored: Stored, which: ColumnElement[bool]) -> set[str]:
     query: Select[Any] = select(*stored.keys).where(which)
-    return {key for row in await session.execute(query) for key in row if key}
+    return {
+        key
+        for row in await session.execute(query)
+        for named in row
+        if named
+        for key in (named, *stored.beside(named))
+    }
 
 
 def _among(column: InstrumentedAttribute[T], values: Collection[object]) -> ColumnElement[bool]:

@@ -19,7 +19,7 @@ from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
 from app.services.kernel.jobs import JobHandler
 from app.services.kernel.objects import delete_objects
-from app.services.kernel.stored import Stored
+from app.services.kernel.stored import Shared, Stored
 from app.services.kernel.unit_of_work import Work
 from app.services.upkeep.inventory import is_pointed_at, stored_items
 from app.services.upkeep.registry import STORED
@@ -76,21 +76,23 @@ class Sweep(JobHandler):
     async def _unlinked(self) -> None:
         """Remove what nobody has been linked to for the grace."""
         for stored in STORED:
-            table, alone = stored.table, ~exists().where(stored.link == stored.table.id)
+            if stored.shared is None:
+                continue
+            table, alone = stored.table, ~exists().where(stored.shared.link == stored.table.id)
             old = select(table.id).where(alone, table.updated_at < func.now() - self._grace)
             async with self._work.sessions() as session:
                 ids = (await session.scalars(old.limit(_MAX_ITEMS))).all()
             for id_ in ids:
                 with going_on(f"{stored.name}_not_swept", id=str(id_)):
-                    await self._remove(stored, id_)
+                    await self._remove(stored, stored.shared, id_)
 
-    async def _remove(self, stored: Stored, id_: UUID) -> None:
+    async def _remove(self, stored: Stored, shared: Shared, id_: UUID) -> None:
         keys: list[str] = []
         async with self._work.begin() as unit:
             row = await unit.session.get(stored.table, id_, with_for_update=True)
             # Looked at again under the lock: a link may have come since.
-            if row and not await unit.session.scalar(select(exists().where(stored.link == id_))):
-                keys = await stored.remove(unit, [row])
+            if row and not await unit.session.scalar(select(exists().where(shared.link == id_))):
+                keys = await shared.remove(unit, [row])
                 log.info(f"swept_{stored.name}", id=str(id_))
         await delete_objects(self._storage, keys)
 

@@ -1,0 +1,1 @@
+"""Lectures' words: read, asked for, and written down."""

@@ -1,0 +1,134 @@
+"""Reading transcriptions: whoever is linked to a lecture reads its words, and so do admins."""
+
+from collections.abc import Collection, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute, aliased, with_expression
+
+from app.auth.viewer import Viewer
+from app.db.models import Lecture, Transcription, UserLecture
+from app.domain import TranscriptionSource, TranscriptionStatus
+from app.services.kernel.keyset import Page, TimeKey, beyond, decode_time, make_page, page_size
+from app.services.kernel.live import Feed, Versions
+from app.services.lectures.read import linked, real_id
+
+
+def best_of(lecture_id: InstrumentedAttribute[UUID] | UUID) -> Select[UUID]:
+    """Select the id of the lecture's current transcription.
+
+    That is the newest COMPLETED one of speech recognition, else the captions.
+    """
+    other = aliased(Transcription)
+    return (
+        select(other.id)
+        .where(other.lecture_id == lecture_id, other.status == TranscriptionStatus.COMPLETED)
+        .order_by(
+            (other.source == TranscriptionSource.SPEECH_RECOGNITION).desc(),
+            other.completed_at.desc(),
+            other.id,
+        )
+        .limit(1)
+    )
+
+
+def _transcriptions(viewer: Viewer) -> Select[Transcription]:
+    """Select those that the viewer may see, each with whether it is the current one."""
+    best = best_of(Transcription.lecture_id).correlate(Transcription).scalar_subquery()
+    is_current = with_expression(Transcription.is_current, Transcription.id == best)
+    query = select(Transcription).options(is_current)
+    if not viewer.is_admin:
+        query = query.join(Lecture, Lecture.id == Transcription.lecture_id).where(linked(viewer))
+    return query.execution_options(populate_existing=True)
+
+
+async def get_transcription(
+    session: AsyncSession, viewer: Viewer, transcription_id: UUID
+) -> Transcription | None:
+    """Return it, or None unless the viewer is linked to its lecture or an admin."""
+    return (await get_transcriptions(session, viewer, [transcription_id])).get(transcription_id)
+
+
+async def get_transcriptions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID]
+) -> dict[UUID, Transcription]:
+    """Return those that the viewer may see, by their ids."""
+    rows = await session.scalars(_transcriptions(viewer).where(Transcription.id.in_(ids)))
+    return {row.id: row for row in rows}
+
+
+async def of_lectures(
+    session: AsyncSession, viewer: Viewer, lecture_ids: Collection[UUID]
+) -> Mapping[UUID, Sequence[Transcription]]:
+    """Return all transcriptions of the lectures that the viewer may see, newest first."""
+    query = _transcriptions(viewer).where(Transcription.lecture_id.in_(lecture_ids))
+    query = query.order_by(Transcription.created_at.desc(), Transcription.id)
+    found: dict[UUID, list[Transcription]] = {id_: [] for id_ in lecture_ids}
+    for row in await session.scalars(query):
+        found[row.lecture_id].append(row)
+    return found
+
+
+async def list_transcriptions(
+    session: AsyncSession,
+    viewer: Viewer,
+    lecture_id: UUID | None,
+    status: TranscriptionStatus | None,
+    first: int | None,
+    after: str | None,
+) -> Page[Transcription]:
+    """Return a page of those of the viewer's lectures, newest first."""
+    size, position = page_size(first), decode_time(after)
+    query = _transcriptions(viewer).where(*_filters(viewer, lecture_id, status))
+    if position is not None:
+        query = query.where(beyond(Transcription.created_at, Transcription.id, position))
+    query = query.order_by(Transcription.created_at.desc(), Transcription.id)
+    rows = (await session.scalars(query.limit(size + 1))).all()
+    keys = [TimeKey(row.created_at, row.id) for row in rows]
+    return make_page(rows, keys, size, after=after)
+
+
+async def count_transcriptions(
+    session: AsyncSession,
+    viewer: Viewer,
+    lecture_id: UUID | None,
+    status: TranscriptionStatus | None,
+) -> int:
+    """Count the whole list."""
+    query = select(func.count()).select_from(Transcription)
+    return await session.scalar(query.where(*_filters(viewer, lecture_id, status))) or 0
+
+
+def _filters(
+    viewer: Viewer, lecture_id: UUID | None, status: TranscriptionStatus | None
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of the viewer's list: an admin's has their own lectures alone too."""
+    own = select(UserLecture.lecture_id).where(UserLecture.user_id == viewer.id)
+    conditions: list[ColumnElement[bool]] = [Transcription.lecture_id.in_(own)]
+    if lecture_id is not None:
+        conditions.append(Transcription.lecture_id == real_id(lecture_id))
+    if status is not None:
+        conditions.append(Transcription.status == status)
+    return conditions
+
+
+async def _versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Transcription.id, Transcription.revision)
+        .join(UserLecture, UserLecture.lecture_id == Transcription.lecture_id)
+        .where(UserLecture.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Transcription.id.in_(ids))
+    return {row.id: row.revision for row in await session.execute(query)}
+
+
+def _version(row: Transcription) -> object:
+    return row.revision
+
+
+TRANSCRIPTIONS = Feed("transcription", _versions, get_transcriptions, _version)
+"""What `live.follow` tells of transcriptions."""

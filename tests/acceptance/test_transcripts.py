@@ -1,0 +1,247 @@
+"""From a lecture to its words, and what the others of the course may do with them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webvtt
+
+from app.embedded.panopto import PanoptoSimulator, Recording
+from app.settings import Settings, load_settings
+from tests.support.children import media_children
+from tests.support.service import Service, running_service, running_worker
+from tests.support.transcripts import (
+    CANCEL,
+    DELETE,
+    GET,
+    OF_LECTURE,
+    TINY,
+    TRANSCRIPTION,
+    ended,
+    request,
+    spoken_lecture,
+    spoken_mp4,  # noqa: F401 - a fixture
+    tiny_models,
+)
+from tests.support.wait import wait_until
+
+WORDS = "ever tried ever failed no matter try again fail again fail better"
+EXPORT = """
+query ($id: ID!) {
+  transcription(id: $id) {
+    srt: export(format: SRT) vtt: export(format: VTT)
+    txt: export(format: TXT) json: export(format: JSON)
+  }
+}
+"""
+
+
+@pytest.fixture
+def speech_settings(service_settings: Settings) -> Settings:
+    changed = {"whisper_models": tiny_models()}
+    return load_settings(**(service_settings.model_dump(exclude_unset=True) | changed))
+
+
+@pytest.fixture
+async def service(speech_settings: Settings, simulator: PanoptoSimulator) -> AsyncIterator[Service]:
+    async with running_service(speech_settings, simulator) as service:
+        yield service
+
+
+@pytest.fixture
+async def quiet(speech_settings: Settings, simulator: PanoptoSimulator) -> AsyncIterator[Service]:
+    """The service with no worker that transcribes."""
+    off = load_settings(**(speech_settings.model_dump(exclude_unset=True) | {"whisper_models": ()}))
+    async with (
+        running_service(speech_settings, simulator, worker=False) as service,
+        running_worker(off),
+    ):
+        yield service
+
+
+def said(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+async def test_a_lecture_is_transcribed_on_request(
+    service: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada, ben = service.user("ada"), service.user("ben")
+    lecture_id = await spoken_lecture(service, ada, spoken_mp4)
+    asked = await request(ada, lecture_id)
+    assert (asked["__typename"], asked["created"]) == ("RequestTranscriptionPayload", True)
+    assert asked["transcription"]["status"] == "PENDING"
+    id_ = asked["transcription"]["id"]
+    done = await ended(ada, id_)
+    assert (done["status"], done["model"], done["language"]) == ("COMPLETED", TINY, "en")
+    assert (done["source"], done["isCurrent"]) == ("SPEECH_RECOGNITION", True)
+    assert said(done["text"]) == WORDS
+    assert 0.3 < done["averageConfidence"] <= 1
+    assert done["processingSeconds"] > 0
+    segments = done["segments"]["nodes"]
+    assert [each["index"] for each in segments] == list(range(done["segments"]["totalCount"]))
+    assert " ".join(each["text"] for each in segments) == done["text"]
+    assert segments[0]["startSeconds"] == pytest.approx(0.34, abs=0.5)
+
+    again = await request(ada, lecture_id)
+    assert (again["created"], again["transcription"]["id"]) == (False, id_)
+    of_lecture = await ada.run(OF_LECTURE, id=lecture_id)
+    assert of_lecture["transcription"]["id"] == id_
+    assert [each["id"] for each in of_lecture["transcriptions"]] == [id_]
+    stored = {key for key in service.stored() if key.startswith("transcripts/")}
+    assert stored == {
+        f"transcripts/each/{id_}.json",
+        f"transcripts/{lecture_id}.json",
+        f"transcripts/{lecture_id}.vtt",
+    }
+
+    exports = await ada.run(EXPORT, id=id_)
+    current = service.storage_root / f"transcripts/{lecture_id}"
+    assert current.with_suffix(".json").read_text() == exports["json"]
+    assert current.with_suffix(".vtt").read_text() == exports["vtt"]
+    assert json.loads(exports["json"])["text"] == done["text"]
+    assert said(exports["txt"]) == WORDS
+    for name in ("srt", "vtt"):
+        parse = webvtt.from_string if name == "vtt" else webvtt.WebVTT.from_srt
+        if name == "srt":
+            path = service.settings.data_path / "x.srt"
+            path.write_text(exports[name])
+            cues = parse(str(path))
+        else:
+            cues = parse(exports[name])
+        assert said(" ".join(cue.text for cue in cues)) == WORDS
+
+    assert await ben.run(GET, id=id_) is None
+    assert (await request(ben, lecture_id))["__typename"] == "NotFoundError"
+    assert (await ben.run(DELETE, id=id_))["__typename"] == "NotFoundError"
+    gone = await ada.run(DELETE, id=id_)
+    assert gone == {"__typename": "DeleteTranscriptionPayload", "transcriptionId": id_}
+    assert (await ada.run(OF_LECTURE, id=lecture_id))["transcription"] is None
+    assert not {key for key in service.stored() if key.startswith("transcripts/")}
+
+
+async def test_unlinking_the_lecture_takes_its_words(
+    service: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada = service.user("ada")
+    lecture_id = await spoken_lecture(service, ada, spoken_mp4)
+    id_ = (await request(ada, lecture_id))["transcription"]["id"]
+    await ended(ada, id_)
+    await ada.run("mutation ($id: ID!) { unlinkLecture(id: $id) { __typename } }", id=lecture_id)
+    assert await ada.run(GET, id=id_) is None
+    assert service.stored() == set()
+
+
+async def test_progress_is_live(
+    service: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada = service.user("ada")
+    lecture_id = await spoken_lecture(service, ada, spoken_mp4)
+    async with ada.socket() as socket:
+        await socket.subscribe(
+            "subscription { myTranscriptions { kind transcription { status } } }",
+            operation_id="all",
+        )
+        id_ = (await request(ada, lecture_id))["transcription"]["id"]
+        await socket.subscribe(
+            "subscription ($id: ID!) { transcriptionStatus(id: $id) { status percent revision } }",
+            {"id": id_},
+            operation_id="one",
+        )
+        states: list[dict[str, Any]] = []
+        kinds: list[str] = []
+        while True:
+            message = await asyncio.wait_for(socket.receive(), 30)
+            if message["id"] == "one" and message["type"] == "complete":
+                break
+            assert message["type"] == "next", message
+            data = message["payload"]["data"]
+            if message["id"] == "one":
+                states.append(data["transcriptionStatus"])
+            else:
+                kinds.append(data["myTranscriptions"]["kind"])
+    assert states[-1]["status"] == "COMPLETED"
+    assert "PROCESSING" in {each["status"] for each in states}
+    assert kinds[0] == "LINKED"
+    revisions = [each["revision"] for each in states]
+    assert revisions == sorted(set(revisions))
+
+
+async def test_cancelling_ends_it_at_once_and_it_can_be_asked_for_again(
+    service: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada = service.user("ada")
+    lecture_id = await spoken_lecture(service, ada, spoken_mp4)
+    id_ = (await request(ada, lecture_id))["transcription"]["id"]
+    await wait_until(lambda: media_children() != [], "a child hears", poll_seconds=0.005)
+    cancelled = await ada.run(CANCEL, id=id_)
+    row = cancelled["transcription"]
+    assert (row["status"], row["failure"]) == ("FAILED", "CANCELLED")
+    await wait_until(lambda: media_children() == [], "the child is gone")
+    assert (await ada.run(CANCEL, id=id_))["__typename"] == "ConflictError"
+    again = await request(ada, lecture_id)
+    assert (again["created"], again["transcription"]["id"]) == (False, id_)
+    assert (await ended(ada, id_))["status"] == "COMPLETED"
+
+
+async def test_what_cannot_be_asked_for(
+    quiet: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada = quiet.user("ada")
+    lecture_id = await spoken_lecture(quiet, ada, spoken_mp4)
+    for more, field, code in (
+        ({"model": "large"}, "model", "UNSUPPORTED"),
+        ({"language": "de"}, "language", "UNSUPPORTED"),
+        ({"language": "xx"}, "language", "UNSUPPORTED"),
+    ):
+        refused = await request(ada, lecture_id, **more)
+        assert refused["fieldErrors"] == [{"path": ["input", field], "code": code}]
+    recording = Recording(spoken_mp4)  # That the tenant does not have.
+    failed = await ada.request(quiet.course, quiet.simulator.viewer_url(recording))
+    await ada.until(failed["lecture"]["id"], "FAILED")
+    assert (await request(ada, failed["lecture"]["id"]))["__typename"] == "ConflictError"
+    assert await ada.run("{ transcriptions { totalCount } }") == {"totalCount": 0}
+    assert await ada.run("{ transcriptionModels { name isDefault languages } }") == [
+        {"name": TINY, "isDefault": True, "languages": ["en"]}
+    ]
+
+
+async def test_a_worker_without_models_claims_none(
+    quiet: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada, ben = quiet.user("ada"), quiet.user("ben")
+    lecture_id = await spoken_lecture(quiet, ada, spoken_mp4)
+    forced = await request(ada, lecture_id, language="en-GB")
+    assert forced["transcription"]["language"] == "en"
+    assert forced["transcription"]["isLanguageForced"]
+    detected = await request(ada, lecture_id)
+    assert detected["created"]
+    # Later work of the same worker is done: it looks at the ledger, and leaves those.
+    await spoken_lecture(quiet, ben, spoken_mp4)
+    listed = await ada.run(
+        "query ($id: ID) { transcriptions(lectureId: $id, status: PENDING, first: 1)"
+        " { totalCount nodes { ...T } pageInfo { hasNextPage endCursor } } }" + TRANSCRIPTION,
+        id=lecture_id,
+    )
+    assert listed["totalCount"] == 2
+    assert listed["pageInfo"]["hasNextPage"]
+    assert listed["nodes"][0]["id"] == detected["transcription"]["id"]
+    assert listed["nodes"][0]["text"] is None
+    # A second reader of the lecture may read, and may not take away.
+    url = (await ada.lecture(lecture_id))["panoptoUrl"]
+    assert (await ben.request(quiet.course, url))["lecture"]["id"] == lecture_id
+    assert (await ben.run(CANCEL, id=forced["transcription"]["id"]))["__typename"] == (
+        "ConflictError"
+    )
+    assert (await ben.run(DELETE, id=forced["transcription"]["id"]))["__typename"] == (
+        "ConflictError"
+    )
