@@ -105,6 +105,8 @@ async def close_jobs(
 
     Locks them in the order of their ids, as a heartbeat does, so that the two wait in no ring.
     """
+    if not subject_ids:
+        return []
     open_jobs = select(Job.id).where(Job.kind == kind, Job.subject_id.in_(subject_ids), _OPEN)
     ids = (await session.scalars(open_jobs.order_by(Job.id).with_for_update())).all()
     if ids:
