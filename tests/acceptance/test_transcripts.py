@@ -245,3 +245,76 @@ async def test_a_worker_without_models_claims_none(
     assert (await ben.run(DELETE, id=forced["transcription"]["id"]))["__typename"] == (
         "ConflictError"
     )
+
+
+def told(*cues: tuple[float, float, str]) -> list[dict[str, Any]]:
+    return [{"Time": at, "CaptionDuration": long, "Caption": text} for at, long, text in cues]
+
+
+async def test_captions_are_the_transcript_until_a_model_has_listened(
+    service: Service,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    ada = service.user("ada")
+    recording = Recording(spoken_mp4, offers=("mp4",))
+    recording.captions = {1: told((0.5, 2, "Ever tried?"), (3, 2, "Ever failed?"))}
+    service.simulator.add(recording)
+    url = service.simulator.viewer_url(recording)
+    lecture_id = (await ada.request(service.course, url))["lecture"]["id"]
+    await ada.until(lecture_id, "COMPLETED", "FAILED")
+    found = await ada.run(OF_LECTURE, id=lecture_id)
+    captions = found["transcription"]
+    assert captions["text"] == "Ever tried? Ever failed?"
+    assert (captions["source"], captions["status"]) == ("CAPTIONS", "COMPLETED")
+    assert (captions["model"], captions["averageConfidence"]) == (None, None)
+    assert captions["isCurrent"]
+    id_ = (await request(ada, lecture_id))["transcription"]["id"]
+    await ended(ada, id_)
+    found = await ada.run(OF_LECTURE, id=lecture_id)
+    assert found["transcription"]["id"] == id_
+    assert {each["id"]: each["isCurrent"] for each in found["transcriptions"]} == {
+        id_: True,
+        captions["id"]: False,
+    }
+    await ada.run(DELETE, id=id_)
+    found = await ada.run(OF_LECTURE, id=lecture_id)
+    assert found["transcription"]["id"] == captions["id"]
+    current = service.storage_root / f"transcripts/{lecture_id}.json"
+    assert json.loads(current.read_text())["source"] == "CAPTIONS"
+
+
+@pytest.mark.parametrize("broken", [500, "<html>no</html>"])
+async def test_captions_that_fail_fail_no_lecture(
+    service: Service,
+    spoken_mp4: Path,  # noqa: F811
+    broken: object,
+) -> None:
+    ada = service.user("ada")
+    recording = service.simulator.add(Recording(spoken_mp4, offers=("mp4",)))
+    recording.captions = {0: broken}
+    url = service.simulator.viewer_url(recording)
+    lecture_id = (await ada.request(service.course, url))["lecture"]["id"]
+    assert (await ada.until(lecture_id, "COMPLETED", "FAILED"))["status"] == "COMPLETED"
+    assert (await ada.run(OF_LECTURE, id=lecture_id))["transcriptions"] == []
+
+
+async def test_what_has_no_captions_is_transcribed_by_itself_and_the_audio_goes(
+    speech_settings: Settings,
+    simulator: PanoptoSimulator,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    changed = {"auto_transcribe": True, "audio_retention": "until-transcribed"}
+    settings = load_settings(**(speech_settings.model_dump(exclude_unset=True) | changed))
+    async with running_service(settings, simulator) as service:
+        ada = service.user("ada")
+        lecture_id = await spoken_lecture(service, ada, spoken_mp4)
+        (waiting,) = (await ada.run(OF_LECTURE, id=lecture_id))["transcriptions"]
+        done = await ended(ada, waiting["id"])
+        assert (done["status"], said(done["text"])) == ("COMPLETED", WORDS)
+        no_audio = lambda: f"audio/{lecture_id}.m4a" not in service.stored()  # noqa: E731
+        await wait_until(no_audio, "the audio is gone")
+        assert (await ada.lecture(lecture_id))["status"] == "COMPLETED"
+        again = await request(ada, lecture_id)
+        assert (again["created"], again["transcription"]["id"]) == (False, waiting["id"])
+        forced = await request(ada, lecture_id, language="en")
+        assert forced["__typename"] == "ConflictError"

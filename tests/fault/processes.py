@@ -42,6 +42,13 @@ def _run(command: str, environment: Mapping[str, str], log: Path) -> None:
     sys.exit(main([command]))
 
 
+def _as_text(value: object) -> str:
+    """Write a setting as the environment has it: lists with commas, pairs with an equals sign."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ",".join("=".join(map(str, e)) if isinstance(e, tuple) else str(e) for e in value)
+
+
 @dataclass
 class Deployment:
     """Processes that share one database, one Redis and one DATA_DIR."""
@@ -138,9 +145,7 @@ class Deployment:
     def _environment(self) -> dict[str, str]:
         values = self.settings.model_dump(exclude_unset=True)
         return {
-            name.upper(): ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            for name, value in values.items()
-            if value is not None
+            name.upper(): _as_text(value) for name, value in values.items() if value is not None
         }
 
     async def _api_is_ready(self) -> bool:

@@ -6,11 +6,14 @@ The operations come from the schema itself: a field that is added without a rule
 import json
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from graphql import GraphQLObjectType, get_named_type, is_required_argument
 
+from app.backends import open_backends
+from app.db.models import Transcription
+from app.domain import TranscriptionSource
 from app.embedded.panopto import PanoptoSimulator
 from app.schema.root import schema
 from app.settings import Settings
@@ -37,6 +40,9 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Query.documents": OWN,
     "Query.course": ("null", "null", "null"),  # the id names no course
     "Query.courses": ("empty", "empty", "empty"),
+    "Query.transcription": HIDDEN,
+    "Query.transcriptions": OWN,
+    "Query.transcriptionModels": ("value", "value", "value"),
     "Query.allLectures": ("FORBIDDEN", "FORBIDDEN", "own"),
     "Mutation.requestLectureDownload": ("value", "value", "value"),
     "Mutation.retryLectureDownload": ("NotFoundError", "ConflictError", "ConflictError"),
@@ -46,9 +52,14 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Mutation.unlinkDocument": ("NotFoundError", "value", "NotFoundError"),
     "Mutation.unlinkLectures": ("NotFoundError", "value", "NotFoundError"),
     "Mutation.unlinkDocuments": ("NotFoundError", "value", "NotFoundError"),
+    "Mutation.requestTranscription": UNKNOWN,  # it has this one already
+    "Mutation.cancelTranscription": UNKNOWN,
+    "Mutation.deleteTranscription": UNKNOWN,
     "Mutation.deleteLecture": FORBIDDEN,
     "Mutation.deleteDocument": FORBIDDEN,
     "Subscription.lectureStatus": ("NOT_FOUND", "value", "value"),
+    "Subscription.transcriptionStatus": ("NOT_FOUND", "value", "value"),
+    "Subscription.myTranscriptions": ("value", "value", "value"),
     "Subscription.myLectures": ("value", "value", "value"),
     "Subscription.myDocuments": ("value", "value", "value"),
 }
@@ -57,7 +68,12 @@ FIELDS = {
     "Course": "id code title instructor isOfficial",
     "Lecture": "id courseId course panoptoSessionId panoptoUrl title durationSeconds status failure"
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
-    " updatedAt viewerCanRetry viewerCanCancel",
+    " updatedAt viewerCanRetry viewerCanCancel transcription transcriptions",
+    "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
+    " averageConfidence processingSeconds warnings percent isCurrent revision text segments export"
+    " createdAt updatedAt completedAt",
+    "TranscriptSegment": "index startSeconds endSeconds text confidence",
+    "TranscriptionModel": "name isDefault languages",
     "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
     " fileUrl signedFile signedFileUrl revision createdAt updatedAt",
     "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
@@ -111,18 +127,24 @@ def document_of(operation: str) -> tuple[str, set[str]]:
 
 
 class Stage:
-    """A lecture and a document of one user, and the ways to ask for them."""
+    """A lecture, its transcription and a document of one user, and the ways to ask for them."""
 
-    def __init__(self, service: Service, lecture: str, document: str) -> None:
+    def __init__(self, service: Service, lecture: str, document: str, transcription: str) -> None:
         self.service, self.lecture, self.document = service, lecture, document
+        self.transcription = transcription
 
     def variables(self, operation: str, taken: set[str]) -> dict[str, Any]:
+        item = self.document if "ocument" in operation else self.lecture
+        if "ranscription" in operation:
+            item = self.transcription
         if taken == {"id"}:
-            return {"id": self.document if "ocument" in operation else self.lecture}
+            return {"id": item}
         if taken == {"ids"}:
-            return {"ids": [self.document if "ocument" in operation else self.lecture]}
+            return {"ids": [item]}
         if not taken:
             return {}
+        if operation == "Mutation.requestTranscription":
+            return {"input": {"lectureId": self.lecture}}
         url = f"http://{self.service.simulator.host_port}/Panopto/Pages/Viewer.aspx?id={uuid4()}"
         more = {"file": None} if "upload" in operation else {"panoptoUrl": url}
         return {"input": {"courseId": str(self.service.course), **more}}
@@ -181,7 +203,23 @@ async def new_stage(service: Service, owner: Client) -> Stage:
     lecture = (await owner.request(service.course, url))["lecture"]["id"]
     pdf = make_pdf(1) + f"% {uuid4()}".encode()
     document = (await owner.upload(service.course, pdf))["document"]["id"]
-    return Stage(service, lecture, document)
+    transcription = await add_transcription(service, lecture, owner)
+    return Stage(service, lecture, document, transcription)
+
+
+async def add_transcription(service: Service, lecture: str, owner: Client) -> str:
+    """Add one that waits, as if the lecture had its audio."""
+    async with open_backends(service.settings) as backends, backends.sessions.begin() as session:
+        viewer = await owner.run("{ viewer { id } }")
+        row = Transcription(
+            lecture_id=UUID(lecture),
+            requested_by=UUID(viewer["id"]),
+            source=TranscriptionSource.SPEECH_RECOGNITION,
+            model_name="base",
+        )
+        session.add(row)
+        await session.flush()
+        return str(row.id)
 
 
 @pytest.fixture

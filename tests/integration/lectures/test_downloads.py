@@ -25,6 +25,7 @@ from app.ingest.pipeline import AudioPipeline
 from app.services.lectures import attempt_files
 from app.services.lectures.download import RETRIED, LectureDownloads
 from app.services.lectures.request import cancel_download
+from app.services.transcripts.arrival import Arrival
 from app.settings import Settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
@@ -128,7 +129,8 @@ async def scene(
     pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), 60)
     bucket = Bucket()
     async with open_backends(settings) as backends:
-        downloads = LectureDownloads(backends.work, bucket, scratch, pipeline, 60)
+        arrival = Arrival(bucket, None)
+        downloads = LectureDownloads(backends.work, bucket, scratch, pipeline, arrival, 60)
         async with backends.sessions.begin() as session:
             url = simulator.viewer_url(recording)
             lecture = Lecture(course_id=uuid4(), panopto_url=url, canonical_url=url)
