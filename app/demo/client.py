@@ -15,6 +15,20 @@ mutation ($input: RequestLectureDownloadInput!) {
   }
 }
 """
+TRANSCRIBE = """
+mutation ($input: RequestTranscriptionInput!) {
+  requestTranscription(input: $input) {
+    __typename
+    ... on RequestTranscriptionPayload { created transcription { id } }
+    ... on Error { message }
+  }
+}
+"""
+LISTEN = """
+subscription ($id: ID!) {
+  transcriptionStatus(id: $id) { status errorMessage percent processingSeconds language text }
+}
+"""
 WATCH = """
 subscription ($id: ID!) {
   lectureStatus(id: $id) {
@@ -59,9 +73,9 @@ class DemoClient:
         response = await self._http.post("/graphql", json={"query": query, "variables": variables})
         return _value(response.json())
 
-    async def watch(self, lecture_id: str) -> AsyncIterator[dict[str, Any]]:
-        """Yield the lecture's states until it has ended."""
-        body = {"query": WATCH, "variables": {"id": lecture_id}}
+    async def watch(self, subscription: str, item_id: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the item's states until it has ended."""
+        body = {"query": subscription, "variables": {"id": item_id}}
         headers = {"Accept": "text/event-stream"}
         async with self._http.stream("POST", "/graphql", json=body, headers=headers) as response:
             async for line in response.aiter_lines():

@@ -19,14 +19,24 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.table import Table
 
 from app.auth.issuer import DevelopmentIssuer
-from app.demo.client import DOCUMENT, REQUEST, DemoClient, DemoFailed
+from app.demo.client import (
+    DOCUMENT,
+    LISTEN,
+    REQUEST,
+    TRANSCRIBE,
+    WATCH,
+    DemoClient,
+    DemoFailed,
+)
+from app.demo.wording import SAID, word_error_rate, words_of
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.process import stop
-from app.embedded.sample_media import make_lecture
+from app.embedded.sample_media import make_spoken_lecture, media_duration_seconds
 from app.embedded.sample_pdf import make_sample_pdf
 from app.embedded.servers import EmbeddedServers, make_data_directory
 from app.errors import ConfigurationError
 from app.settings import Settings
+from app.speech.assets import speech_sample
 from app.supervisor import Address, CannotRun, free_address, is_ready, run_command
 
 COURSE_ID = "123e4567-e89b-42d3-a456-426614174000"
@@ -34,11 +44,12 @@ RECORDING_ID = "11111111-2222-4333-8444-555555555555"
 """What GraphiQL's tabs and the README's queries name; the demonstration takes another."""
 
 SIMULATOR_PORT_OFFSET = 10
-DURATION_SECONDS = 90.0
 SHOWN_FOR_SECONDS = 4
 START_SECONDS = 90
 PAGES_SECONDS = 15
 STOP_SECONDS = 20
+TRANSCRIPTION_SECONDS = 180
+MOST_WORDS_WRONG = 0.05
 STUDENT, FRIEND = "demo", "friend"
 
 
@@ -71,6 +82,7 @@ class Demonstration:
     address: Address
     console: Console = field(default_factory=Console)
     findings: list[tuple[str, str]] = field(default_factory=list)
+    duration_seconds: float = 0.0
 
     def prepare(self, stack: ExitStack) -> None:
         """Start the tenant and the service, and wait until it is ready."""
@@ -96,11 +108,14 @@ class Demonstration:
             time.sleep(0.1)
 
     def _start_tenant(self, stack: ExitStack) -> PanoptoSimulator:
-        media = self.settings.data_path / "demo" / "lecture.mp4"
+        media = self.settings.data_path / "demo" / "spoken.mp4"
         if not media.exists():
+            speech = speech_sample("two_cities.wav")
+            if not speech.exists():
+                raise ConfigurationError("python -m app.speech.assets has not been run")
             media.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = media.with_suffix(".part.mp4")
-            make_lecture(unfinished, DURATION_SECONDS, size_bytes=8_000_000).replace(media)
+            make_spoken_lecture(media.with_suffix(".part.mp4"), speech).replace(media)
+        self.duration_seconds = media_duration_seconds(media)
         try:  # so that printed examples hold
             port = free_address("127.0.0.1", self.address.port + SIMULATOR_PORT_OFFSET).port
         except (CannotRun, OverflowError):
@@ -110,7 +125,7 @@ class Demonstration:
         stack.callback(simulator.stop)
         simulator.add(Recording(media, title="A lecture for you to try", guid=RECORDING_ID))
         self.recording = simulator.add(
-            Recording(media, title="Photosynthesis, lecture 1", offers=("mp4",))
+            Recording(media, title="The best of times, lecture 1", offers=("mp4",))
         )
         self.recording.faults.bytes_per_second = media.stat().st_size // SHOWN_FOR_SECONDS
         return simulator
@@ -122,7 +137,8 @@ class Demonstration:
         student = DemoClient(self.address.url, issuer.issue(STUDENT))
         friend = DemoClient(self.address.url, issuer.issue(FRIEND))
         try:
-            await self._show_lecture(student, friend)
+            lecture_id = await self._show_lecture(student, friend)
+            await self._show_transcript(student, lecture_id)
             await self._show_document(student, friend)
         finally:
             await student.close()
@@ -147,7 +163,8 @@ class Demonstration:
             finally:
                 await connection.close()
 
-    async def _show_lecture(self, student: DemoClient, friend: DemoClient) -> None:
+    async def _show_lecture(self, student: DemoClient, friend: DemoClient) -> str:
+        """Return the id of the lecture that both have in the end."""
         url = self.simulator.viewer_url(self.recording)
         self.console.print(f"A student pastes [cyan]{url}[/]", soft_wrap=True)
         request = {"input": {"courseId": COURSE_ID, "panoptoUrl": url}}
@@ -157,7 +174,7 @@ class Demonstration:
             raise DemoFailed(lecture["errorMessage"] or f"the lecture stays {lecture['status']}")
         self._check("Lecture", lecture["status"], lecture["title"] == self.recording.title)
         seconds = lecture["durationSeconds"]
-        self._check("Duration", f"{seconds} s", abs(seconds - DURATION_SECONDS) <= 1)
+        self._check("Duration", f"{seconds} s", abs(seconds - self.duration_seconds) <= 1)
         if not self.settings.storage_url:
             folder = self.settings.data_path / "storage" / "audio"
             stored = {path.name: path.stat().st_size for path in folder.glob(f"{lecture['id']}*")}
@@ -167,6 +184,28 @@ class Demonstration:
         again = await friend.run(REQUEST, request)
         same = again["lecture"]["id"] == lecture["id"] and not again["created"]
         self._check("A second student's request", "shares the lecture", same)
+        lecture_id: str = lecture["id"]
+        return lecture_id
+
+    async def _show_transcript(self, student: DemoClient, lecture_id: str) -> None:
+        self.console.print("The student wants to read it: a model listens, on this machine …")
+        requested = await student.run(TRANSCRIBE, {"input": {"lectureId": lecture_id}})
+        state: dict[str, Any] = {}
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+        with Progress(*columns, console=self.console) as bars:
+            bar = bars.add_task("PENDING", total=100)
+            async with asyncio.timeout(TRANSCRIPTION_SECONDS):
+                async for state in student.watch(LISTEN, requested["transcription"]["id"]):
+                    bars.update(bar, description=state["status"], completed=state["percent"] or 0)
+            bars.update(bar, completed=100)
+        if state.get("status") != "COMPLETED":
+            raise DemoFailed(state.get("errorMessage") or "there is no transcript")
+        heard = words_of(state["text"])
+        seconds = round(state["processingSeconds"])
+        self._check("Transcript", f"{len(heard)} words in {seconds} s", state["language"] == "en")
+        self.console.print(f"[italic]{state['text'][:120]}…[/]", soft_wrap=True)
+        wrong = word_error_rate(words_of(SAID), heard)
+        self._check("Word error rate", f"{100 * wrong:.1f} %", wrong < MOST_WORDS_WRONG)
 
     async def _follow(self, student: DemoClient, lecture_id: str) -> dict[str, Any]:
         state: dict[str, Any] = {}
@@ -174,7 +213,7 @@ class Demonstration:
         with Progress(*columns, console=self.console) as bars:
             bar = bars.add_task("PENDING", total=None)
             async with asyncio.timeout(60):
-                async for state in student.watch(lecture_id):
+                async for state in student.watch(WATCH, lecture_id):
                     progress = state["progress"] or {}
                     stage = progress.get("stage", "")
                     bars.update(bar, description=f"{state['status']} {stage}".strip())

@@ -61,5 +61,5 @@ async def _find(info: Info, ids: list[UUID]) -> list[Node | None]:
                 found[id_] = Course.from_model(course)
         if rest := set(ids) - found.keys():
             for id_, words in (await get_transcriptions(session, asking, rest)).items():
-                found[id_] = Transcription.from_model(words, info)
+                found[id_] = Transcription.from_model(words, info.context)
     return [found.get(id_) for id_ in ids]

@@ -37,7 +37,7 @@ class TranscriptionQueries:
         transcription_id = parse_uuid(id)
         async with info.context.session() as session:
             row = await read.get_transcription(session, info.context.viewer, transcription_id)
-        return None if row is None else Transcription.from_model(row, info)
+        return None if row is None else Transcription.from_model(row, info.context)
 
     @strawberry.field(description="Of the viewer's lectures, newest first.")
     async def transcriptions(
@@ -60,7 +60,7 @@ class TranscriptionQueries:
         async with info.context.session() as session:
             page = await read.list_transcriptions(session, asking, lecture, status, first, after)
         count = counter(info, lambda s: read.count_transcriptions(s, asking, lecture, status))
-        return make_connection(page, lambda row: Transcription.from_model(row, info), count)
+        return make_connection(page, lambda row: Transcription.from_model(row, info.context), count)
 
     @strawberry.field(description="What listens; empty where the service has no model.")
     async def transcription_models(self, info: Info) -> list[TranscriptionModel]:
@@ -94,7 +94,7 @@ class TranscriptionMutations:
             ),
             context.allowance,
         )
-        transcription = Transcription.from_model(requested.transcription, info)
+        transcription = Transcription.from_model(requested.transcription, info.context)
         return RequestTranscriptionPayload(transcription=transcription, created=requested.created)
 
     @strawberry.mutation(
@@ -104,7 +104,7 @@ class TranscriptionMutations:
         """Stop a transcription that waits or is being worked on."""
         work, viewer = info.context.app.backends.work, info.context.viewer
         row = await request.cancel_transcription(work, viewer, parse_uuid(id))
-        return TranscriptionPayload(transcription=Transcription.from_model(row, info))
+        return TranscriptionPayload(transcription=Transcription.from_model(row, info.context))
 
     @strawberry.mutation(description="The audio and the lecture stay.")
     async def delete_transcription(self, info: Info, id: ItemId) -> DeleteTranscriptionResult:
@@ -136,7 +136,7 @@ class TranscriptionSubscriptions:
         )
         async with aclosing(states):
             async for row in states:
-                yield Transcription.from_model(row, info)
+                yield Transcription.from_model(row, info.context)
 
     @strawberry.subscription(description="As myLectures.")
     async def my_transcriptions(self, info: Info) -> AsyncGenerator[TranscriptionEvent, None]:
@@ -145,5 +145,4 @@ class TranscriptionSubscriptions:
         changes = live.follow(backends.lookout, backends.wakeups, asking, read.TRANSCRIPTIONS)
         async with aclosing(changes):
             async for change in changes:
-                item = None if change.item is None else Transcription.from_model(change.item, info)
-                yield TranscriptionEvent.from_change(change, item)
+                yield TranscriptionEvent.from_change(change, info.context)

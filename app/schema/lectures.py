@@ -69,12 +69,12 @@ class DownloadProgress:
 async def _transcription(root: "Lecture", info: Asked) -> Transcription | None:
     rows = await info.context.loaders.transcriptions.load(UUID(root.id))
     current = next((row for row in rows if row.is_current), None)
-    return None if current is None else Transcription.from_model(current, info)
+    return None if current is None else Transcription.from_model(current, info.context)
 
 
 async def _transcriptions(root: "Lecture", info: Asked) -> list[Transcription]:
     rows = await info.context.loaders.transcriptions.load(UUID(root.id))
-    return [Transcription.from_model(row, info) for row in rows]
+    return [Transcription.from_model(row, info.context) for row in rows]
 
 
 @strawberry.type

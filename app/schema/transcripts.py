@@ -2,12 +2,11 @@
 
 import asyncio
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 from uuid import UUID
 
 import strawberry
 
-from app.context import GraphQLContext
 from app.db import models
 from app.domain import (
     EventKind,
@@ -18,6 +17,7 @@ from app.domain import (
     TranscriptionWarning,
 )
 from app.errors import NotFound
+from app.loaders import Loaders
 from app.schema.kernel.errors import (
     ConflictError,
     InvalidInputError,
@@ -34,7 +34,21 @@ from app.transcript.model import Segment
 if TYPE_CHECKING:
     from app.schema.lectures import Lecture
 
-Asked = strawberry.Info[GraphQLContext, None]
+
+class Reading(Protocol):
+    """What shapes that read on need of an operation's context."""
+
+    @property
+    def loaders(self) -> Loaders:
+        """What many fields of the answer ask for, read together."""
+        ...
+
+    def text_of(self, storage_key: str | None) -> TranscriptText:
+        """Return what reads a transcription's text where it is asked for."""
+        ...
+
+
+Asked = strawberry.Info[Reading, None]
 
 expose_enum(
     TranscriptionStatus,
@@ -215,12 +229,12 @@ class Transcription(Node):
     )
 
     @classmethod
-    def from_model(cls, row: models.Transcription, info: Asked) -> "Transcription":
+    def from_model(cls, row: models.Transcription, reading: Reading) -> "Transcription":
         """Return the row in its public shape; its text is read where it is asked for."""
         return cls(
             id=strawberry.ID(str(row.id)),
             lecture_id=row.lecture_id,
-            content=info.context.text_of(row.storage_key),
+            content=reading.text_of(row.storage_key),
             status=row.status,
             failure=row.failure,
             error_message=row.error_message,
@@ -266,11 +280,15 @@ class TranscriptionEvent:
 
     @classmethod
     def from_change(
-        cls, change: Change[models.Transcription], transcription: Transcription | None
+        cls, change: Change[models.Transcription], reading: Reading
     ) -> "TranscriptionEvent":
         """Return the change in its public shape."""
-        transcription_id = strawberry.ID(str(change.item_id))
-        return cls(kind=change.kind, transcription_id=transcription_id, transcription=transcription)
+        row = change.item
+        return cls(
+            kind=change.kind,
+            transcription_id=strawberry.ID(str(change.item_id)),
+            transcription=None if row is None else Transcription.from_model(row, reading),
+        )
 
 
 @strawberry.input

