@@ -1,9 +1,10 @@
 """Transcriptions of lectures, and the windows of those that are under way.
 
 Why: a lecture's words, by its source's captions or by a model, are rows of their own: each model
-and each language that is forced has one, and it never changes the lecture's own status.  NULLS NOT
-DISTINCT makes one row of captions (no model) and of a language that nobody forced.  A window is
-what a worker has heard: its successor goes on behind the last one, and the end deletes them.
+and each language that is forced has one, and it never changes the lecture's own status.  The unique
+index takes no model (captions), and a language that nobody forced, for values like any other.  A
+window is what a worker has heard: its successor goes on behind the last one, and the end deletes
+them.
 """
 
 from alembic import op
@@ -51,8 +52,6 @@ CREATE TABLE transcriptions (
         FOREIGN KEY (lecture_id) REFERENCES lectures ON DELETE CASCADE,
     CONSTRAINT fk_transcriptions_requested_by_users
         FOREIGN KEY (requested_by) REFERENCES users ON DELETE SET NULL,
-    CONSTRAINT uq_transcriptions_lecture_id_source_model_name_forced_language
-        UNIQUE NULLS NOT DISTINCT (lecture_id, source, model_name, forced_language),
     CONSTRAINT ck_transcriptions_failure CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CONSTRAINT ck_transcriptions_payload
         CHECK ((status = 'completed') = (storage_key IS NOT NULL)),
@@ -60,6 +59,11 @@ CREATE TABLE transcriptions (
         CHECK (is_language_forced = (forced_language IS NOT NULL)),
     CONSTRAINT ck_transcriptions_progress CHECK (progress BETWEEN 0 AND 100)
 ) WITH (fillfactor = 80)
+"""
+
+ONE_OF_A_KIND = """
+CREATE UNIQUE INDEX uq_transcriptions_of_a_kind ON transcriptions
+(lecture_id, source, coalesce(model_name, ''), coalesce(forced_language, ''))
 """
 
 WINDOWS = """
@@ -86,6 +90,7 @@ def upgrade() -> None:
     for name, values in ENUMS.items():
         op.execute(f"CREATE TYPE {name} AS ENUM ({values})")
     op.execute(TRANSCRIPTIONS)
+    op.execute(ONE_OF_A_KIND)
     op.execute("CREATE INDEX idx_transcriptions_requested_by ON transcriptions (requested_by)")
     op.execute(WINDOWS)
     for statement in TRIGGERS.split(";\n"):

@@ -10,7 +10,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -29,12 +28,13 @@ class Transcription(Base):
 
     __tablename__ = "transcriptions"
     __table_args__ = (
-        UniqueConstraint(
+        Index(
+            "uq_transcriptions_of_a_kind",
             "lecture_id",
             "source",
-            "model_name",
-            "forced_language",
-            postgresql_nulls_not_distinct=True,
+            text("coalesce(model_name, '')"),
+            text("coalesce(forced_language, '')"),
+            unique=True,
         ),
         Index("idx_transcriptions_requested_by", "requested_by"),
         CheckConstraint("(status = 'failed') = (failure IS NOT NULL)", name="failure"),
