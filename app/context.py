@@ -1,6 +1,7 @@
 """What a resolver is given: who asks, and how to reach everything.  It holds no open session."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.auth.links import LinkSigner
+from app.auth.links import LinkSigner, steady_expiry
 from app.auth.viewer import Viewer
 from app.backends import Backends
 from app.loaders import Loaders
@@ -66,6 +67,12 @@ class GraphQLContext:
     def text_of(self, storage_key: str | None) -> TranscriptText:
         """Return what reads a transcription's text where it is asked for."""
         return TranscriptText(self.app.backends.storage, self.app.text_turns, storage_key)
+
+    def sign_file(self, kind: str, item_id: UUID, ttl_seconds: int) -> tuple[str, int]:
+        """Return the query of a signed link of the viewer's, and when it ends (since the epoch)."""
+        expires_at = steady_expiry(time.time(), ttl_seconds)
+        query = self.app.links.sign(kind, item_id, self.viewer.id, expires_at)
+        return query, expires_at
 
     @property
     def usages(self) -> Collection[Usage]:

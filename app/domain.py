@@ -15,6 +15,13 @@ class LectureStatus(StrEnum):
     FAILED = "failed"
 
 
+class LectureSource(StrEnum):
+    """Where a lecture is from."""
+
+    LINK = "link"
+    UPLOAD = "upload"
+
+
 class DocumentStatus(StrEnum):
     """Where a document stands."""
 

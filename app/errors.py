@@ -4,7 +4,7 @@ Services raise them; `schema/kernel/errors.py` turns each into its union member 
 ``extensions.code``.  No message carries a path, a host address, SQL or a class name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from app.domain import FieldErrorCode, LectureFailure
@@ -42,6 +42,15 @@ class InvalidInput(DomainError):
     def at(cls, field: str, message: str, code: FieldErrorCode) -> "InvalidInput":
         """Return the error for one field under ``input``."""
         return cls(FieldProblem(("input", field), message, code))
+
+    def within(self, field: str, number: int) -> "InvalidInput":
+        """Return the error as that of an item of the list in the field under ``input``."""
+        return InvalidInput(
+            *(
+                replace(problem, path=("input", field, str(number), *problem.path[1:]))
+                for problem in self.problems
+            )
+        )
 
 
 class NotFound(DomainError):

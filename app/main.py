@@ -22,9 +22,10 @@ from app.http.graphql.endpoint import GraphQLEndpoint
 from app.http.graphql.persisted import PersistedDocuments
 from app.observability import configure_logging
 from app.schema.root import schema
-from app.services.documents.file_grants import FileGrant, Reader
 from app.services.documents.read import get_file_grant
+from app.services.kernel.file_grants import DOCUMENT_FILE, LECTURE_AUDIO, FileGrant, Reader
 from app.services.kernel.quotas import Allowance
+from app.services.lectures.read import get_audio_grant
 from app.settings import Settings
 
 
@@ -80,13 +81,16 @@ def _state(request: Request) -> AppState:
     return state
 
 
+_GRANTS = {DOCUMENT_FILE: get_file_grant, LECTURE_AUDIO: get_audio_grant}
+
+
 def _file_access(request: Request) -> FileAccess:
     state = _state(request)
     admins = admin_ids(state.settings)
 
-    async def look_up(reader: Reader, document_id: UUID) -> FileGrant | None:
+    async def look_up(kind: str, reader: Reader, item_id: UUID) -> FileGrant | None:
         async with state.backends.sessions() as session:
-            return await get_file_grant(session, reader, document_id, admins)
+            return await _GRANTS[kind](session, reader, item_id, admins)
 
     delivery = state.settings.file_delivery
     return FileAccess(look_up, state.backends.storage, state.links, delivery)

@@ -1,6 +1,7 @@
 """Real servers for every test: one PostgreSQL and one Redis per pytest process, clean per test."""
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -29,6 +30,14 @@ _OURS = tuple(name.upper() for name in Settings.model_fields)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _OURS:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_an_earlier_test() -> Iterator[None]:
+    """A service sends all lines of the process to the stderr of its test, which then is closed."""
+    yield
+    root = logging.getLogger()
+    root.handlers[:] = [each for each in root.handlers if type(each) is not logging.StreamHandler]
 
 
 @pytest.fixture(scope="session")

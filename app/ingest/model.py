@@ -73,7 +73,7 @@ class ResolvedLecture:
     stream URL).  ``session_id`` is known here even for a ``tid`` link; with a stream URL it is what
     the audio will be confirmed to be once its duration was judged, None where nobody can tell.
     ``media``: where to fetch, in order of preference; ``captions`` likewise, none where the source
-    has none.
+    has none.  ``platform`` is the site's name in lower case.
     """
 
     session_id: str | None
@@ -81,6 +81,7 @@ class ResolvedLecture:
     duration_seconds: float | None
     media: tuple["MediaLocation", ...]
     captions: tuple["CaptionSource", ...] = ()
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

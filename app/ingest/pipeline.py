@@ -6,6 +6,7 @@
 It knows no rows: progress goes to a callback, the audio to whoever entered the context.
 """
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -90,6 +91,19 @@ class AudioPipeline:
             yield await from_first_medium(lecture, attempt, whole_audio_of)
         finally:
             await attempt.scratch.delete_files([audio_key, *_keys_of_joining(attempt.stem)])
+
+    @asynccontextmanager
+    async def audio_in(self, source: Path, attempt: Attempt) -> AsyncIterator[ExtractedAudio]:
+        """Extract the sound of a file that is here; the audio lives as that of `audio_of`."""
+        target = attempt.scratch.path_of(f"{attempt.stem}.m4a")
+        size_bytes = (await asyncio.to_thread(source.stat)).st_size
+        await attempt.report(Progress(DownloadStage.EXTRACTING, size_bytes, size_bytes))
+        try:
+            yield await self._extractor.extract(
+                source, target, timeout_seconds=self._extract_timeout_seconds
+            )
+        finally:
+            await attempt.scratch.delete_file(f"{attempt.stem}.m4a")
 
     async def _fetch(
         self, lecture: ResolvedLecture, location: MediaLocation, attempt: Attempt

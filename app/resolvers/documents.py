@@ -1,14 +1,11 @@
 """Documents: what is read, changed and watched of them."""
 
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
-from uuid import UUID
 
 import strawberry
 
-from app.auth.links import steady_expiry
 from app.errors import NotFound
 from app.resolvers.info import Ids, Info, Input, OfCourse, counter
 from app.schema.documents import (
@@ -34,21 +31,8 @@ from app.schema.kernel.shapes import (
     make_linked_connection,
 )
 from app.services.documents import read, remove, upload
-from app.services.documents.file_grants import DOCUMENT_FILE
 from app.services.kernel import live
 from app.services.kernel.links import Removal
-
-
-def document_shape(info: Info) -> Callable[[read.OwnDocument], Document]:
-    """Return the function that gives a document its public shape for this viewer."""
-    context = info.context
-
-    def sign(document_id: UUID, ttl_seconds: int) -> tuple[str, int]:
-        expires_at = steady_expiry(time.time(), ttl_seconds)
-        query = context.app.links.sign(DOCUMENT_FILE, document_id, context.viewer.id, expires_at)
-        return query, expires_at
-
-    return lambda own: Document.from_model(own, sign)
 
 
 @strawberry.type
@@ -63,7 +47,7 @@ class DocumentQueries:
         document_id = parse_uuid(id)
         async with info.context.session() as session:
             own = await read.get_document(session, info.context.viewer, document_id)
-        return None if own is None else document_shape(info)(own)
+        return None if own is None else Document.from_model(own)
 
     @strawberry.field(description="By when the viewer was linked, newest first.")
     async def documents(
@@ -74,7 +58,7 @@ class DocumentQueries:
         async with info.context.session() as session:
             page = await read.list_documents(session, asking, course_id, first, after)
         count = counter(info, lambda s: read.count_documents(s, asking, course_id))
-        return make_linked_connection(page, document_shape(info), count)
+        return make_linked_connection(page, Document.from_model, count)
 
 
 @strawberry.type
@@ -97,7 +81,7 @@ class DocumentMutations:
             input.file,
             context.allowance,
         )
-        document = document_shape(info)(uploaded.document)
+        document = Document.from_model(uploaded.document)
         return UploadDocumentPayload(document=document, created=uploaded.created)
 
     @strawberry.mutation(
@@ -146,11 +130,10 @@ class DocumentSubscriptions:
     async def my_documents(self, info: Info) -> AsyncGenerator[DocumentEvent, None]:
         """Yield every change of the viewer's documents."""
         backends, asking = info.context.app.backends, info.context.viewer
-        shape = document_shape(info)
         changes = live.follow(backends.lookout, backends.wakeups, asking, live.DOCUMENTS)
         async with aclosing(changes):
             async for change in changes:
-                document = None if change.item is None else shape(change.item)
+                document = None if change.item is None else Document.from_model(change.item)
                 document_id = strawberry.ID(str(change.item_id))
                 yield DocumentEvent(kind=change.kind, document_id=document_id, document=document)
 

@@ -7,9 +7,9 @@ from typing import Annotated
 import strawberry
 
 from app import domain
-from app.errors import NotFound
+from app.errors import InvalidInput, NotFound, RateLimited
 from app.resolvers.info import Ids, Info, Input, OfCourse, counter
-from app.schema.kernel.errors import NotFoundError
+from app.schema.kernel.errors import InvalidInputError, NotFoundError, RateLimitedError
 from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import (
     After,
@@ -28,15 +28,21 @@ from app.schema.lectures import (
     RequestLectureDownloadInput,
     RequestLectureDownloadPayload,
     RequestLectureDownloadResult,
+    RequestLectureDownloadsInput,
+    RequestLectureDownloadsPayload,
+    RequestLectureDownloadsResult,
     RetryLectureDownloadResult,
     UnlinkLecturePayload,
     UnlinkLectureResult,
     UnlinkLecturesPayload,
     UnlinkLecturesResult,
+    UploadLectureInput,
+    UploadLecturePayload,
+    UploadLectureResult,
 )
 from app.services.kernel import live
 from app.services.kernel.links import Removal
-from app.services.lectures import read, remove, request
+from app.services.lectures import read, remove, request, upload
 from app.services.lectures.states import ENDED
 
 OfStatus = Annotated[
@@ -71,14 +77,22 @@ class LectureQueries:
                 description="Those that stand at one of these: none, where it is []."
             ),
         ] = None,
+        source: Annotated[
+            domain.LectureSource | None,
+            strawberry.argument(description="Those that are from there alone."),
+        ] = None,
+        platform: Annotated[
+            str | None, strawberry.argument(description="Those of this platform alone.")
+        ] = None,
         first: First = 20,
         after: After = None,
     ) -> LinkedConnection[Lecture]:
         """Return a page of the viewer's lectures."""
-        asking, wanted = info.context.viewer, _wanted(status, statuses)
+        asking = info.context.viewer
+        wanted = read.LectureFilter(course_id, _wanted(status, statuses), source, platform)
         async with info.context.session() as session:
-            page = await read.list_lectures(session, asking, course_id, wanted, first, after)
-        count = counter(info, lambda s: read.count_lectures(s, asking, course_id, wanted))
+            page = await read.list_lectures(session, asking, wanted, first, after)
+        count = counter(info, lambda s: read.count_lectures(s, asking, wanted))
         return make_linked_connection(page, Lecture.from_model, count)
 
     @strawberry.field(description="Every lecture of every user; admins only.")
@@ -117,6 +131,50 @@ class LectureMutations:
         )
         lecture = Lecture.from_model(requested.lecture)
         return RequestLectureDownloadPayload(lecture=lecture, created=requested.created)
+
+    @strawberry.mutation(
+        description="As requestLectureDownload, of 1 to 50 links at once; one that is refused "
+        "harms no other."
+    )
+    async def request_lecture_downloads(
+        self, info: Info, input: Annotated[RequestLectureDownloadsInput, Input]
+    ) -> RequestLectureDownloadsResult:
+        """Link the viewer to each recording, and queue those that are new."""
+        app, context = info.context.app, info.context
+        outcomes = await request.request_downloads(
+            app.backends.work,
+            context.viewer,
+            [
+                request.DownloadRequest(
+                    input.course_id, each.panopto_url, each.stream_url, each.title
+                )
+                for each in input.links
+            ],
+            app.settings.panopto_hosts,
+            context.allowance,
+        )
+        return RequestLectureDownloadsPayload(results=[_requested(each) for each in outcomes])
+
+    @strawberry.mutation(
+        description="Takes in one audio or video file, by the GraphQL multipart request "
+        "specification; its audio is made behind the answer."
+    )
+    async def upload_lecture(
+        self, info: Info, input: Annotated[UploadLectureInput, Input]
+    ) -> UploadLectureResult:
+        """Take in one recording while it arrives."""
+        context, backends = info.context, info.context.app.backends
+        uploaded = await upload.upload_lecture(
+            backends.work,
+            backends.storage,
+            context.viewer,
+            input.course_id,
+            input.file,
+            input.title,
+            context.allowance,
+        )
+        lecture = Lecture.from_model(uploaded.lecture)
+        return UploadLecturePayload(lecture=lecture, created=uploaded.created)
 
     @strawberry.mutation(description="Puts a FAILED lecture back to PENDING and queues it.")
     async def retry_lecture_download(self, info: Info, id: ItemId) -> RetryLectureDownloadResult:
@@ -226,6 +284,17 @@ def _wanted(
     if statuses is None:
         return None if status is None else {status}
     return set(statuses) if status is None else {status}.intersection(statuses)
+
+
+def _requested(
+    outcome: request.RequestedLecture | InvalidInput | RateLimited,
+) -> RequestLectureDownloadPayload | InvalidInputError | RateLimitedError:
+    if isinstance(outcome, InvalidInput):
+        return InvalidInputError.of(outcome)
+    if isinstance(outcome, RateLimited):
+        return RateLimitedError.of(outcome)
+    lecture = Lecture.from_model(outcome.lecture)
+    return RequestLectureDownloadPayload(lecture=lecture, created=outcome.created)
 
 
 def _unlinked(gone: Removal) -> UnlinkLecturePayload:

@@ -6,9 +6,9 @@ from uuid import UUID
 import strawberry
 
 from app.errors import BadUserInput
-from app.resolvers.documents import document_shape
 from app.resolvers.info import Info
 from app.schema.courses import Course
+from app.schema.documents import Document
 from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import ItemId, Node
 from app.schema.lectures import Lecture
@@ -53,9 +53,8 @@ async def _find(info: Info, ids: list[UUID]) -> list[Node | None]:
         for id_, row in (await get_lectures(session, asking, ids)).items():
             found[id_] = Lecture.from_model(row)
         if rest := set(ids) - found.keys():
-            shape = document_shape(info)
             for id_, own in (await get_documents(session, asking, rest)).items():
-                found[id_] = shape(own)
+                found[id_] = Document.from_model(own)
         if rest := set(ids) - found.keys():
             for id_, course in (await get_courses(session, asking, rest)).items():
                 found[id_] = Course.from_model(course)

@@ -1,19 +1,26 @@
 """The public shape of a document, of what happens to it, and of what is asked of it."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 import strawberry
 
 from app.domain import DocumentStatus, EventKind
-from app.errors import BadUserInput
 from app.schema.courses import Course
 from app.schema.kernel.errors import InvalidInputError, NotFoundError, RateLimitedError
+from app.schema.kernel.files import (
+    DEFAULT_LINK_SECONDS,
+    IsDownload,
+    SignedLink,
+    TimeToLive,
+    signed_link,
+)
+from app.schema.kernel.reading import Asked
 from app.schema.kernel.scalars import BigInt, Upload
 from app.schema.kernel.shapes import Node, expose_enum
 from app.services.documents.read import OwnDocument
+from app.services.kernel.file_grants import DOCUMENT_FILE
 
 expose_enum(
     DocumentStatus,
@@ -22,49 +29,27 @@ expose_enum(
     FAILED="It could not be kept.",
 )
 
-MIN_LINK_SECONDS = 30
-MAX_LINK_SECONDS = 3600
-DEFAULT_LINK_SECONDS = 300
-
-TimeToLive = Annotated[
-    int | None,
-    strawberry.argument(description="Its life, 30 to 3600 seconds; half of it is left at least."),
-]
-SignLink = Callable[[UUID, int], tuple[str, int]]
-"""From a document's id and a time to live in seconds to the signed query string, and its end since
-the epoch."""
-
-
-@strawberry.type
-class SignedLink:
-    """Asked for again within the first half of its life it is the same link."""
-
-    url: str = strawberry.field(
-        description="Path on this service; whoever holds it reads the file, without a token."
-    )
-    expires_at: datetime = strawberry.field(
-        description="When it ends: after half of the time that was asked for, up to all of it."
-    )
-
 
 def _signed_file(
-    root: Any,
+    root: "Document",
+    info: Asked,
     ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS,
-    download: Annotated[
-        bool | None, strawberry.argument(description="Whether the answer is an attachment.")
-    ] = False,
+    download: IsDownload = False,
 ) -> SignedLink:
-    ttl = DEFAULT_LINK_SECONDS if ttl_seconds is None else ttl_seconds
-    if not MIN_LINK_SECONDS <= ttl <= MAX_LINK_SECONDS:
-        message = f"`ttlSeconds` must be from {MIN_LINK_SECONDS} to {MAX_LINK_SECONDS}."
-        raise BadUserInput(message, "ttlSeconds")
-    query, expires_at = root.sign(UUID(root.id), ttl)
-    url = f"{root.file_url}?{query}{'&download=1' if download else ''}"
-    return SignedLink(url=url, expires_at=datetime.fromtimestamp(expires_at, UTC))
+    return signed_link(
+        info.context,
+        DOCUMENT_FILE,
+        root.file_url,
+        UUID(root.id),
+        ttl_seconds,
+        download=bool(download),
+    )
 
 
-def _signed_file_url(root: Any, ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS) -> str:
-    return _signed_file(root, ttl_seconds).url
+def _signed_file_url(
+    root: "Document", info: Asked, ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS
+) -> str:
+    return _signed_file(root, info, ttl_seconds).url
 
 
 @strawberry.type
@@ -92,8 +77,6 @@ class Document(Node):
     )
     created_at: datetime = strawberry.field(description="When it was first uploaded.")
     updated_at: datetime = strawberry.field(description="When it last changed.")
-    sign: strawberry.Private[SignLink]
-
     signed_file: SignedLink = strawberry.field(
         resolver=_signed_file,
         description="A link that lets anyone who holds it read the file until it expires: for "
@@ -105,7 +88,7 @@ class Document(Node):
     )
 
     @classmethod
-    def from_model(cls, own: OwnDocument, sign: SignLink) -> "Document":
+    def from_model(cls, own: OwnDocument) -> "Document":
         """Return the row as its viewer has it, in its public shape."""
         row = own.document
         return cls(
@@ -122,7 +105,6 @@ class Document(Node):
             revision=row.revision,
             created_at=row.created_at,
             updated_at=row.updated_at,
-            sign=sign,
         )
 
 

@@ -7,7 +7,13 @@ from uuid import UUID
 import strawberry
 
 from app.db import models
-from app.domain import DownloadStage, EventKind, LectureFailure, LectureStatus
+from app.domain import (
+    DownloadStage,
+    EventKind,
+    LectureFailure,
+    LectureSource,
+    LectureStatus,
+)
 from app.schema.courses import Course
 from app.schema.kernel.errors import (
     ConflictError,
@@ -15,10 +21,20 @@ from app.schema.kernel.errors import (
     NotFoundError,
     RateLimitedError,
 )
-from app.schema.kernel.scalars import BigInt
+from app.schema.kernel.files import (
+    DEFAULT_LINK_SECONDS,
+    IsDownload,
+    SignedLink,
+    TimeToLive,
+    signed_link,
+)
+from app.schema.kernel.reading import Asked
+from app.schema.kernel.scalars import BigInt, Upload
 from app.schema.kernel.shapes import Node, expose_enum
-from app.schema.transcripts import Asked, Transcription
+from app.schema.transcripts import Transcription
+from app.services.kernel.file_grants import LECTURE_AUDIO
 from app.services.kernel.live import Change
+from app.services.lectures.open_links import link_at
 from app.services.lectures.states import RUNNING
 from app.services.lectures.unconfirmed import named_session_id
 
@@ -54,6 +70,14 @@ expose_enum(
 )
 
 
+expose_enum(
+    LectureSource,
+    "Where a lecture is from.",
+    LINK="A link that was asked for.",
+    UPLOAD="A file that was uploaded.",
+)
+
+
 @strawberry.type
 class DownloadProgress:
     """How far the download is."""
@@ -75,6 +99,31 @@ async def _transcription(root: "Lecture", info: Asked) -> Transcription | None:
 async def _transcriptions(root: "Lecture", info: Asked) -> list[Transcription]:
     rows = await info.context.loaders.transcriptions.load(UUID(root.id))
     return [Transcription.from_model(row, info.context) for row in rows]
+
+
+def _signed_audio(
+    root: "Lecture",
+    info: Asked,
+    ttl_seconds: TimeToLive = DEFAULT_LINK_SECONDS,
+    download: IsDownload = False,
+) -> SignedLink | None:
+    if root.audio_url is None:
+        return None
+    item_id = UUID(root.id)
+    return signed_link(
+        info.context, LECTURE_AUDIO, root.audio_url, item_id, ttl_seconds, download=bool(download)
+    )
+
+
+def _open_url(
+    root: "Lecture",
+    at_seconds: Annotated[
+        float | None, strawberry.argument(description="Where it begins; left out: the beginning.")
+    ] = None,
+) -> str | None:
+    if root.panopto_url is None:
+        return None
+    return link_at(root.panopto_url, root.platform, at_seconds or 0.0)
 
 
 @strawberry.type
@@ -119,6 +168,32 @@ class Lecture(Node):
     )
     created_at: datetime = strawberry.field(description="When it was first asked for.")
     updated_at: datetime = strawberry.field(description="When it last changed, progress apart.")
+    source: LectureSource = strawberry.field(description="Where it is from.")
+    platform: str | None = strawberry.field(
+        description="Where it comes from, in lower case as 'panopto', 'youtube', 'vimeo', "
+        "'googledrive', 'direct'; yt-dlp's extractor name for other sites; null for uploads and "
+        "until it is known."
+    )
+    filename: str | None = strawberry.field(
+        description="The name under which the viewer uploaded it; null for links."
+    )
+    audio_bytes: BigInt | None = strawberry.field(
+        description="Bytes of the stored audio, null where there is none."
+    )
+    audio_url: str | None = strawberry.field(
+        description="Path on this service that streams the audio (m4a) for users linked to it and "
+        "admins; null where there is none."
+    )
+    signed_audio: SignedLink | None = strawberry.field(
+        resolver=_signed_audio,
+        description="The same, signed: for <audio> and links that cannot send a token. 30 to 3600 "
+        "seconds.",
+    )
+    open_url: str | None = strawberry.field(
+        resolver=_open_url,
+        description="The viewer page at that second, where the platform has such links; null "
+        "otherwise.",
+    )
     viewer_can_retry: bool = strawberry.field(
         description="Whether retryLectureDownload would queue it again, quotas apart."
     )
@@ -144,7 +219,7 @@ class Lecture(Node):
             course_id=row.course_id,
             course=None if row.course is None else Course.from_model(row.course),
             panopto_session_id=named_session_id(row),
-            panopto_url=row.panopto_url,
+            panopto_url=row.panopto_url if row.source is LectureSource.LINK else None,
             title=row.title,
             duration_seconds=row.duration_seconds,
             status=row.status,
@@ -158,6 +233,11 @@ class Lecture(Node):
             completed_at=row.completed_at,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            source=row.source,
+            platform=row.platform,
+            filename=row.filename,
+            audio_bytes=None if row.audio_bytes is None else BigInt(row.audio_bytes),
+            audio_url=f"/api/lectures/{row.id}/audio" if row.audio_storage_key else None,
             viewer_can_retry=row.status is LectureStatus.FAILED,
             viewer_can_cancel=row.status in RUNNING and row.is_held is False,
         )
@@ -231,6 +311,75 @@ RequestLectureDownloadResult = Annotated[
     RequestLectureDownloadPayload | InvalidInputError | RateLimitedError,
     strawberry.union(
         "RequestLectureDownloadResult", description="The lecture, or why it was not asked for."
+    ),
+]
+
+
+@strawberry.input
+class LectureLink:
+    """A link that a student pasted."""
+
+    panopto_url: str = strawberry.field(description="The viewer link that the browser shows.")
+    stream_url: str | None = strawberry.field(
+        default=None,
+        description="A direct media URL (mp4 or HLS); left out, it is resolved from panoptoUrl.",
+    )
+    title: str | None = strawberry.field(
+        default=None, description="Left out or blank: the recording's own."
+    )
+
+
+@strawberry.input
+class RequestLectureDownloadsInput:
+    """The links that a student pasted."""
+
+    course_id: UUID = strawberry.field(description="The course that they are for.")
+    links: list[LectureLink] = strawberry.field(description="1 to 50.")
+
+
+@strawberry.type
+class RequestLectureDownloadsPayload:
+    """What became of each link."""
+
+    results: list[RequestLectureDownloadResult] = strawberry.field(
+        description="One result for each link, in their order; a bad one harms no other."
+    )
+
+
+RequestLectureDownloadsResult = Annotated[
+    RequestLectureDownloadsPayload | InvalidInputError | RateLimitedError,
+    strawberry.union(
+        "RequestLectureDownloadsResult",
+        description="What became of the links, or why none was asked for.",
+    ),
+]
+
+
+@strawberry.input
+class UploadLectureInput:
+    """A recording, as a file."""
+
+    course_id: UUID = strawberry.field(description="The course that it is for.")
+    file: Upload = strawberry.field(
+        description="mp3, wav, m4a, aac, ogg, opus, flac, webm, mp4, mov or mkv."
+    )
+    title: str | None = strawberry.field(default=None, description="What it is called.")
+
+
+@strawberry.type
+class UploadLecturePayload:
+    """The lecture that the viewer is now linked to."""
+
+    lecture: Lecture = strawberry.field(description="As it stands now.")
+    created: bool = strawberry.field(
+        description="False where the course had these very bytes already."
+    )
+
+
+UploadLectureResult = Annotated[
+    UploadLecturePayload | InvalidInputError | RateLimitedError,
+    strawberry.union(
+        "UploadLectureResult", description="The lecture, or why the file was not taken."
     ),
 ]
 

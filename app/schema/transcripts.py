@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import strawberry
@@ -17,13 +17,13 @@ from app.domain import (
     TranscriptionWarning,
 )
 from app.errors import NotFound
-from app.loaders import Loaders
 from app.schema.kernel.errors import (
     ConflictError,
     InvalidInputError,
     NotFoundError,
     RateLimitedError,
 )
+from app.schema.kernel.reading import Asked, Reading
 from app.schema.kernel.shapes import Connection, Node, expose_enum, make_connection
 from app.services.kernel.live import Change
 from app.services.transcripts.text import TranscriptText, page_of_segments
@@ -33,22 +33,6 @@ from app.transcript.model import Segment
 
 if TYPE_CHECKING:
     from app.schema.lectures import Lecture
-
-
-class Reading(Protocol):
-    """What shapes that read on need of an operation's context."""
-
-    @property
-    def loaders(self) -> Loaders:
-        """What many fields of the answer ask for, read together."""
-        ...
-
-    def text_of(self, storage_key: str | None) -> TranscriptText:
-        """Return what reads a transcription's text where it is asked for."""
-        ...
-
-
-Asked = strawberry.Info[Reading, None]
 
 expose_enum(
     TranscriptionStatus,

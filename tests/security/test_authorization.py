@@ -47,6 +47,8 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Mutation.requestLectureDownload": ("value", "value", "value"),
     "Mutation.retryLectureDownload": ("NotFoundError", "ConflictError", "ConflictError"),
     "Mutation.cancelLectureDownload": UNKNOWN,
+    "Mutation.requestLectureDownloads": ("value", "value", "value"),
+    "Mutation.uploadLecture": ("value", "value", "value"),
     "Mutation.uploadDocument": ("value", "value", "value"),
     "Mutation.unlinkLecture": ("NotFoundError", "value", "NotFoundError"),
     "Mutation.unlinkDocument": ("NotFoundError", "value", "NotFoundError"),
@@ -68,7 +70,8 @@ FIELDS = {
     "Course": "id code title instructor isOfficial",
     "Lecture": "id courseId course panoptoSessionId panoptoUrl title durationSeconds status failure"
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
-    " updatedAt viewerCanRetry viewerCanCancel transcription transcriptions",
+    " updatedAt viewerCanRetry viewerCanCancel transcription transcriptions source platform"
+    " filename audioBytes audioUrl signedAudio openUrl",
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
     " averageConfidence processingSeconds warnings percent isCurrent revision text segments export"
     " createdAt updatedAt completedAt",
@@ -143,21 +146,30 @@ class Stage:
             return {"ids": [item]}
         if not taken:
             return {}
+        if operation == "Mutation.requestLectureDownloads":
+            links = [{"panoptoUrl": self.link()}]
+            return {"input": {"courseId": str(self.service.course), "links": links}}
         if operation == "Mutation.requestTranscription":
             return {"input": {"lectureId": self.lecture}}
-        url = f"http://{self.service.simulator.host_port}/Panopto/Pages/Viewer.aspx?id={uuid4()}"
-        more = {"file": None} if "upload" in operation else {"panoptoUrl": url}
+        more = {"file": None} if "upload" in operation else {"panoptoUrl": self.link()}
         return {"input": {"courseId": str(self.service.course), **more}}
+
+    def link(self) -> str:
+        host = self.service.simulator.host_port
+        return f"http://{host}/Panopto/Pages/Viewer.aspx?id={uuid4()}"
 
     async def outcome(self, operation: str, user: Client) -> str:
         query, taken = document_of(operation)
         variables = self.variables(operation, taken)
-        if operation == "Mutation.uploadDocument":
+        if "upload" in operation:
+            is_pdf = operation == "Mutation.uploadDocument"
+            named = "pdf" if is_pdf else "wav"
+            content = make_pdf(2) if is_pdf else b"RIFF\x24\x00\x00\x00WAVEfmt " + uuid4().bytes
             sent = {"query": query, "variables": variables}
             response = await user.http.post(
                 "/graphql",
                 data={"operations": json.dumps(sent), "map": '{"0":["variables.input.file"]}'},
-                files={"0": (f"{user.name}.pdf", make_pdf(2), "application/pdf")},
+                files={"0": (f"{user.name}.{named}", content, "application/octet-stream")},
                 headers={"Authorization": f"Bearer {user.token}"} if user.token else {},
             )
         else:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column, query_expression, relationship
 
 from app.db.models.base import Base, linked_key, new_id, now
 from app.db.models.courses import Course
-from app.domain import DownloadStage, LectureFailure, LectureStatus
+from app.domain import DownloadStage, LectureFailure, LectureSource, LectureStatus
 
 # A B-tree takes keys of up to 2,704 bytes; the course's id and the row's header are in them too.
 _INDEXABLE_URL = "octet_length(canonical_url) <= 2600"
@@ -45,6 +45,7 @@ class Lecture(Base):
             "char_length(panopto_url) <= 2048 AND char_length(stream_url) <= 2048", name="urls"
         ),
         CheckConstraint(_INDEXABLE_URL, name="canonical_url"),
+        CheckConstraint("checksum ~ '^[0-9a-f]{64}$'", name="checksum"),
         CheckConstraint("(status = 'failed') = (failure IS NOT NULL)", name="failure"),
         CheckConstraint(
             "downloaded_bytes >= 0 AND total_bytes >= 0 AND duration_seconds >= 0 AND attempt >= 0",
@@ -75,6 +76,12 @@ class Lecture(Base):
     next_attempt_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
+    source: Mapped[LectureSource] = mapped_column(server_default=LectureSource.LINK.value)
+    platform: Mapped[str | None]
+    checksum: Mapped[str | None]
+    upload_storage_key: Mapped[str | None]
+    upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    audio_bytes: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = now()
     updated_at: Mapped[datetime] = now()
 
@@ -84,6 +91,8 @@ class Lecture(Base):
     # No column: whether others use it too, so that the viewer who reads it may not cancel it.
     # Null where it was not read for a viewer.
     is_held: Mapped[bool | None] = query_expression()
+    # No column: the name under which the viewer who reads it has uploaded it.
+    filename: Mapped[str | None] = query_expression()
 
 
 class LectureAlias(Base):
@@ -117,4 +126,5 @@ class UserLecture(Base):
 
     user_id: Mapped[UUID] = linked_key("users.id")
     lecture_id: Mapped[UUID] = linked_key("lectures.id")
+    filename: Mapped[str | None]
     created_at: Mapped[datetime] = now()

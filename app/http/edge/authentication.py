@@ -21,7 +21,10 @@ from app.http.graphql.negotiation import accepts_html
 AuthVia = Literal["header", "cookie"]
 
 SESSION_COOKIE = "__session"
-FILE_PATH = re.compile(r"/api/documents/[^/]+/file")
+_FILE_ROUTES = {
+    route: re.compile(route.replace("{id}", "[^/]+"))
+    for route in ("/api/documents/{id}/file", "/api/lectures/{id}/audio")
+}
 
 _PUBLIC_PATHS = frozenset({"/", "/favicon.ico", "/metrics"})
 _PUBLIC_PREFIXES = ("/health/", f"{GRAPHQL_PATH}/assets/")
@@ -63,9 +66,14 @@ class AuthenticationMiddleware:
         await self._app(scope, receive, send)
 
 
+def file_route(path: str) -> str | None:
+    """Return the route of stored files that the path is of, with ``{id}`` in it; else None."""
+    return next((route for route, form in _FILE_ROUTES.items() if form.fullmatch(path)), None)
+
+
 def carries_signature(scope: Scope) -> bool:
     """Tell whether this reads a file by a signed link, which the file route then checks."""
-    if scope["method"] not in _READS or not FILE_PATH.fullmatch(scope["path"]):
+    if scope["method"] not in _READS or file_route(scope["path"]) is None:
         return False
     query = scope.get("query_string", b"").decode("latin-1")
     return "signature" in query and "signature" in parse_qs(query, keep_blank_values=True)

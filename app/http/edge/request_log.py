@@ -8,7 +8,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.edge.authentication import FILE_PATH
+from app.http.edge.authentication import file_route
 from app.http.edge.errors import GRAPHQL_PATH, internal_error_response, unavailable_response
 from app.observability import REQUEST_SECONDS, REQUESTS
 
@@ -102,8 +102,8 @@ def route_label(path: str) -> str:
     """Return the route that a path belongs to: a short, fixed list, whatever clients ask for."""
     if path in _ROUTES:
         return path
-    if FILE_PATH.fullmatch(path):
-        return "/api/documents/{id}/file"
+    if route := file_route(path):
+        return route
     return f"{GRAPHQL_PATH}/assets" if path.startswith(f"{GRAPHQL_PATH}/assets/") else "other"
 
 

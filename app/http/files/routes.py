@@ -1,13 +1,13 @@
-"""`GET`, `HEAD /api/documents/{id}/file`: a document's bytes, for a session or a signed link.
+"""`GET`, `HEAD /api/documents/{id}/file` and `/api/lectures/{id}/audio`: the bytes of stored files.
 
-With ``download=1`` they are an attachment.
+They are for a session or a signed link; with ``download=1`` they are an attachment.
 """
 
 import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -31,17 +31,33 @@ from app.http.files.ranges import (
     Whole,
     decide,
 )
-from app.services.documents.file_grants import DOCUMENT_FILE, FileGrant, Reader
+from app.services.kernel.file_grants import DOCUMENT_FILE, LECTURE_AUDIO, FileGrant, Reader
 from app.storage.protocol import ObjectStore, Presentation
 
 _log = structlog.get_logger(__name__)
 
-FileLookup = Callable[[Reader, UUID], Awaitable[FileGrant | None]]
-"""Returns what the reader gets of the document, or None where it may not know that it exists."""
+FileLookup = Callable[[str, Reader, UUID], Awaitable[FileGrant | None]]
+"""From the kind of file, the reader and the item's id to what the reader gets of it; None where it
+may not know that there is one."""
 
 _UUID_CHARACTERS = 36
 _REDIRECT_SECONDS = 60
 _CACHING = "private"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of file, and what the item is called that has it."""
+
+    name: str
+    noun: str
+    path: str
+
+
+_KINDS = (
+    _Kind(DOCUMENT_FILE, "document", "/api/documents/{item_id}/file"),
+    _Kind(LECTURE_AUDIO, "lecture", "/api/lectures/{item_id}/audio"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +71,39 @@ class FileAccess:
 
 
 def file_routes(access: Callable[[Request], FileAccess]) -> list[Route]:
-    """Return the route; ``access`` gives what it works with, which a lifespan may open late."""
+    """Return the routes; ``access`` gives what they work with, which a lifespan may open late."""
 
-    async def read_file(request: Request) -> Response:
-        return await _answer(request, access(request))
+    def route(kind: _Kind) -> Route:
+        async def read_file(request: Request) -> Response:
+            return await _answer(request, access(request), kind)
 
-    return [Route("/api/documents/{document_id}/file", read_file, methods=["GET"])]
+        return Route(kind.path, read_file, methods=["GET"])
+
+    return [route(kind) for kind in _KINDS]
 
 
-async def _answer(request: Request, access: FileAccess) -> Response:
-    document_id = _document_id(request.path_params["document_id"])
-    grant = await access.lookup(_reader(request, access.signer, document_id), document_id)
+async def _answer(request: Request, access: FileAccess, kind: _Kind) -> Response:
+    missing = NotFound(kind.noun, request.path_params["item_id"])
+    item_id = _item_id(missing)
+    grant = await access.lookup(kind.name, _reader(request, access.signer, kind, item_id), item_id)
     if grant is None:
-        raise NotFound("document", document_id)
+        raise missing
+    if grant.size_bytes is None:
+        with _missing_is(missing):
+            found = await access.storage.stat_file(grant.storage_key)
+        grant = replace(grant, size_bytes=found.size_bytes)
     is_download = request.query_params.get("download") == "1"
     disposition = content_disposition(grant.filename, attachment=is_download)
     presented = Presentation(grant.mime_type, disposition, _CACHING)
     if access.delivery == "redirect" and (url := await _url_of(request, access, grant, presented)):
-        await _require_object(access.storage, grant, document_id)
+        await _require_object(access.storage, grant, missing)
         # Another request gets another URL; ranges and validators are for the store to judge.
         return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
-    target = Representation(grant.size_bytes, _etag(grant.etag_seed), grant.modified_at)
+    target = Representation(grant.size_bytes or 0, _etag(grant.etag_seed), grant.modified_at)
     decision = decide(request.method, request.headers, target)
     if not isinstance(decision, Whole | Part):
         return _bodiless(decision, target)
-    stored = _StoredFile(access.storage, grant, target, decision, disposition, document_id)
+    stored = _StoredFile(access.storage, grant, target, decision, disposition, missing)
     return await stored.head() if request.method == "HEAD" else stored
 
 
@@ -95,18 +119,18 @@ async def _url_of(
     )
 
 
-def _document_id(text: str) -> UUID:
+def _item_id(missing: NotFound) -> UUID:
     try:
-        if len(text) == _UUID_CHARACTERS:
-            return UUID(text)
+        if len(missing.item_id) == _UUID_CHARACTERS:
+            return UUID(missing.item_id)
     except ValueError:
         pass
-    raise NotFound("document", text)
+    raise missing
 
 
-def _reader(request: Request, signer: LinkSigner, document_id: UUID) -> Reader:
+def _reader(request: Request, signer: LinkSigner, kind: _Kind, item_id: UUID) -> Reader:
     if carries_signature(request.scope):
-        return signer.verify(DOCUMENT_FILE, document_id, request.query_params)
+        return signer.verify(kind.name, item_id, request.query_params)
     viewer: Reader = request.state.viewer
     return viewer
 
@@ -157,7 +181,7 @@ class _StoredFile(Response):
         target: Representation,
         decision: Whole | Part,
         disposition: str,
-        document_id: UUID,
+        missing: NotFound,
     ) -> None:
         part = decision if isinstance(decision, Part) else Part(0, target.size_bytes)
         headers = _validators(target) | {
@@ -172,18 +196,18 @@ class _StoredFile(Response):
         self._storage = storage
         self._grant = grant
         self._part = part
-        self._document_id = document_id
+        self._missing = missing
 
     async def head(self) -> Response:
         """Return the same answer without its body."""
-        await _require_object(self._storage, self._grant, self._document_id)
+        await _require_object(self._storage, self._grant, self._missing)
         bare = Response(status_code=self.status_code)
         bare.raw_headers = self.raw_headers
         return bare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            with _missing_is_not_found(self._document_id):
+            with _missing_is(self._missing):
                 opened = await stack.enter_async_context(
                     self._storage.open_file(
                         self._grant.storage_key, self._part.start, self._part.end
@@ -206,9 +230,9 @@ class _StoredFile(Response):
             await send({"type": "http.response.body", "body": b""})
 
 
-async def _require_object(storage: ObjectStore, grant: FileGrant, document_id: UUID) -> None:
-    """Raise `NotFound` where the object is missing, or is not the one that was stored."""
-    with _missing_is_not_found(document_id):
+async def _require_object(storage: ObjectStore, grant: FileGrant, missing: NotFound) -> None:
+    """Raise ``missing`` where the object is not there, or is not the one that was stored."""
+    with _missing_is(missing):
         _check_size((await storage.stat_file(grant.storage_key)).size_bytes, grant)
 
 
@@ -219,12 +243,12 @@ def _check_size(size_bytes: int, grant: FileGrant) -> None:
 
 
 @contextlib.contextmanager
-def _missing_is_not_found(document_id: UUID) -> Iterator[None]:
+def _missing_is(missing: NotFound) -> Iterator[None]:
     try:
         yield
     except ObjectNotFound:
-        _log.error("document.object_missing", document_id=str(document_id))
-        raise NotFound("document", document_id) from None
+        _log.error("file.object_missing", item_id=missing.item_id)
+        raise missing from None
 
 
 async def _disconnect(receive: Receive) -> None:

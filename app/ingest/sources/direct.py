@@ -34,7 +34,7 @@ class DirectSource:
     async def resolve(self, request: LectureRequest) -> ResolvedLecture | None:
         """Return the link as the one medium, or raise `IngestFailed` where it is none."""
         location = await location_of(self._client, request.stream_url or request.panopto_url)
-        return ResolvedLecture(request.session_id, None, None, (location,))
+        return ResolvedLecture(request.session_id, None, None, (location,), platform="direct")
 
 
 async def location_of(client: GuardedClient, url: str) -> MediaLocation:

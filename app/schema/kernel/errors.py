@@ -43,6 +43,15 @@ class InvalidInputError(Error):
 
     field_errors: list[FieldError] = strawberry.field(description="One or more.")
 
+    @classmethod
+    def of(cls, exception: InvalidInput) -> "InvalidInputError":
+        """Return the error in its public shape."""
+        problems = [
+            FieldError(path=list(problem.path), message=problem.message, code=problem.code)
+            for problem in exception.problems
+        ]
+        return cls(message=exception.message, field_errors=problems)
+
 
 @strawberry.type
 class NotFoundError(Error):
@@ -69,6 +78,12 @@ class RateLimitedError(Error):
 
     retry_after_seconds: int = strawberry.field(description="When one is free again.")
 
+    @classmethod
+    def of(cls, exception: RateLimited) -> "RateLimitedError":
+        """Return the error in its public shape."""
+        retry_after_seconds = exception.retry_after_seconds
+        return cls(message=exception.message, retry_after_seconds=retry_after_seconds)
+
 
 class InvalidInputHandler(strawberry.ExceptionHandler[InvalidInput, InvalidInputError]):
     """`InvalidInput` to ``InvalidInputError``."""
@@ -77,11 +92,7 @@ class InvalidInputHandler(strawberry.ExceptionHandler[InvalidInput, InvalidInput
         self, exception: InvalidInput, *, field: StrawberryField, info: strawberry.Info
     ) -> InvalidInputError:
         """Return the error in its public shape."""
-        problems = [
-            FieldError(path=list(problem.path), message=problem.message, code=problem.code)
-            for problem in exception.problems
-        ]
-        return InvalidInputError(message=exception.message, field_errors=problems)
+        return InvalidInputError.of(exception)
 
 
 class NotFoundHandler(strawberry.ExceptionHandler[NotFound, NotFoundError]):
@@ -111,9 +122,7 @@ class RateLimitedHandler(strawberry.ExceptionHandler[RateLimited, RateLimitedErr
         self, exception: RateLimited, *, field: StrawberryField, info: strawberry.Info
     ) -> RateLimitedError:
         """Return the error in its public shape."""
-        return RateLimitedError(
-            message=exception.message, retry_after_seconds=exception.retry_after_seconds
-        )
+        return RateLimitedError.of(exception)
 
 
 ERROR_MAP = (InvalidInputHandler(), NotFoundHandler(), ConflictHandler(), RateLimitedHandler())

@@ -17,7 +17,7 @@ from strawberry.types.scalar import ScalarDefinition
 
 from app.errors import BadUserInput
 from app.schema.kernel.error_format import BAD_USER_INPUT
-from app.services.documents.incoming import IncomingFile
+from app.services.kernel.incoming import IncomingFile
 
 BigInt = NewType("BigInt", int)
 """An integer that may exceed 32 bits, sent as a JSON number; exact up to 2**53 in JavaScript."""

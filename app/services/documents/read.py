@@ -11,7 +11,7 @@ from sqlalchemy.orm import contains_eager
 from app.auth.viewer import Viewer
 from app.db.models import Course, Document, UserDocument
 from app.services.courses.read import visible_to
-from app.services.documents.file_grants import FileGrant, Reader
+from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import (
     Linked,
     Page,

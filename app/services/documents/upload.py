@@ -14,12 +14,11 @@ from app.db import ledger
 from app.db.models import Document, UserDocument
 from app.domain import FieldErrorCode, JobKind
 from app.errors import InvalidInput, NotFound, ObjectNotFound, RateLimited, StorageError
-from app.services.documents.incoming import IncomingFile
 from app.services.documents.read import OwnDocument, get_document
+from app.services.kernel.incoming import IncomingFile, checked_filename
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.quotas import Allowance, Quota
 from app.services.kernel.storage_keys import document_key
-from app.services.kernel.text import is_storable
 from app.services.kernel.unit_of_work import UnitOfWork, Work
 from app.services.kernel.users import ensure_user
 from app.storage.protocol import ObjectStore, StoredFileMeta
@@ -30,7 +29,6 @@ PDF = "application/pdf"
 _PDF_TYPES = frozenset({PDF, "application/x-pdf", "application/octet-stream", ""})
 """What machines without a PDF program declare, too; the name and the bytes decide."""
 
-MAX_FILENAME_CHARACTERS = 255
 _PDF_HEADER = b"%PDF-"
 
 
@@ -179,17 +177,10 @@ async def _count_pages(unit: UnitOfWork, document_id: UUID, viewer: Viewer) -> N
 
 
 def _checked_filename(file: IncomingFile) -> str:
-    name = file.filename.strip()
+    name = checked_filename(file)
     if not name.lower().endswith(".pdf"):
         raise InvalidInput.at(
             "file", "The file's name must end in .pdf.", FieldErrorCode.UNSUPPORTED
-        )
-    if len(name) > MAX_FILENAME_CHARACTERS:
-        message = f"The file's name is longer than {MAX_FILENAME_CHARACTERS} characters."
-        raise InvalidInput.at("file", message, FieldErrorCode.TOO_LONG)
-    if not is_storable(name):
-        raise InvalidInput.at(
-            "file", "The file's name has characters that are not text.", FieldErrorCode.MALFORMED
         )
     if file.content_type.split(";")[0].strip().lower() not in _PDF_TYPES:
         raise InvalidInput.at(

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.models import Document, User, UserDocument
+from app.db.models import Document, Lecture, User, UserDocument, UserLecture
 from app.domain import FieldErrorCode
 from app.errors import InvalidInput, RateLimited
 from app.settings import Settings
@@ -137,9 +137,12 @@ class Allowance:
         """
         if self.max_bytes is None:
             return chunks
-        sizes = func.coalesce(func.sum(Document.size_bytes), 0), func.max(Document.size_bytes)
-        stored, largest = (await session.execute(_own_documents(self._user_id, *sizes))).one()
-        return _limited(chunks, max(self.max_bytes - int(stored), largest or 0), self.max_bytes)
+        stored = await stored_bytes(session, self._user_id)
+        documents = _own_documents(self._user_id, func.max(Document.size_bytes))
+        uploads = _own_uploads(self._user_id, func.max(Lecture.upload_bytes))
+        both = func.greatest(documents.scalar_subquery(), uploads.scalar_subquery())
+        largest = await session.scalar(select(both))
+        return _limited(chunks, max(self.max_bytes - stored, largest or 0), self.max_bytes)
 
     async def require_within(self, session: AsyncSession) -> None:
         """Raise `InvalidInput` where the user's links, those of this transaction too, exceed it.
@@ -162,17 +165,24 @@ class Allowance:
 
 
 async def stored_bytes(session: AsyncSession, user_id: UUID) -> int:
-    """Return the sizes of all documents that the user is linked to, summed up.
+    """Return the sizes of all documents and uploads that the user is linked to, summed up.
 
-    A document of several users counts for each.  Audio does not count: its size is not recorded.
+    What several users have counts for each.  The audio of links does not count: nobody sent it.
     """
-    total = func.coalesce(func.sum(Document.size_bytes), 0)
-    return int(await session.scalar(_own_documents(user_id, total)) or 0)
+    documents = _own_documents(user_id, func.coalesce(func.sum(Document.size_bytes), 0))
+    uploads = _own_uploads(user_id, func.coalesce(func.sum(Lecture.upload_bytes), 0))
+    both = select(documents.scalar_subquery() + uploads.scalar_subquery())
+    return int(await session.scalar(both) or 0)
 
 
 def _own_documents(user_id: UUID, *columns: Any) -> Select[*tuple[Any, ...]]:
     query = select(*columns).select_from(UserDocument).join(Document)
     return query.where(UserDocument.user_id == user_id)
+
+
+def _own_uploads(user_id: UUID, *columns: Any) -> Select[*tuple[Any, ...]]:
+    query = select(*columns).select_from(UserLecture).join(Lecture)
+    return query.where(UserLecture.user_id == user_id)
 
 
 async def _limited(
@@ -186,7 +196,10 @@ async def _limited(
 
 
 def _no_room(max_bytes: int) -> InvalidInput:
-    message = f"Your documents may take {max_bytes} bytes together, and this file exceeds that."
+    message = (
+        f"Your documents and uploads may take {max_bytes} bytes together, and this file exceeds "
+        "that."
+    )
     return InvalidInput.at("file", message, FieldErrorCode.QUOTA)
 
 

@@ -38,6 +38,11 @@ def is_temporary(key: str) -> bool:
     return key.startswith("audio/") and "_source." in key
 
 
+def upload_key(lecture_id: UUID) -> str:
+    """Return the key of an uploaded recording, until its audio is made."""
+    return f"uploads/{lecture_id}"
+
+
 def transcript_keys(lecture_id: UUID) -> tuple[str, str]:
     """Return the keys of a lecture's current transcript: its payload, and as WebVTT."""
     return f"transcripts/{lecture_id}.json", f"transcripts/{lecture_id}.vtt"

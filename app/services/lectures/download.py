@@ -21,13 +21,22 @@ from app.db.ledger import Lease
 from app.db.models import Lecture
 from app.db.outages import is_outage
 from app.domain import JobKind, JobState, LectureFailure
-from app.errors import IngestFailed, LeaseLost, NotReadyYet, StorageError, StorageFull
+from app.errors import (
+    IngestFailed,
+    LeaseLost,
+    NotReadyYet,
+    ObjectNotFound,
+    StorageError,
+    StorageFull,
+)
 from app.ingest.fetch.part import discard_part
 from app.ingest.model import Attempt, ExtractedAudio, LectureRequest, ResolvedLecture
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sandbox.run import ChildKilled
 from app.services.kernel.jobs import JobHandler, Lane
 from app.services.kernel.kept_alive import kept_alive
+from app.services.kernel.local_copy import as_local_file
+from app.services.kernel.objects import delete_objects
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff, not_ready_delay
 from app.services.kernel.storage_keys import audio_key, source_stem
 from app.services.kernel.text import readable
@@ -46,6 +55,7 @@ log = structlog.get_logger()
 RETRIED = "retried"
 _RECOVERY_SECONDS = 1.0
 _TIDY_SECONDS = 4.0
+_IN_THE_FILE = frozenset({LectureFailure.NO_AUDIO, LectureFailure.TRUNCATED})
 
 
 @dataclass(slots=True)
@@ -151,14 +161,8 @@ class LectureDownloads(JobHandler):
             await discard_part(self._scratch, begun.stem)
 
     async def _attempt(self, lease: Lease) -> str:
-        request, stem = await self._start(lease)
+        request, stem, upload_key = await self._start(lease)
         async with ProgressWriter(self._work, lease) as progress, AsyncExitStack() as stack:
-            with _machine_trouble():
-                resolved = await self._pipeline.resolve(request, progress.report)
-            known, confirmed = resolved.session_id, None
-            if request.stream_url is not None:  # What somebody brought, its audio alone can tell.
-                known, confirmed = None, resolved.session_id
-            await self._note_resolution(lease, resolved, known)
             attempt = Attempt(
                 self._scratch,
                 stem,
@@ -166,16 +170,54 @@ class LectureDownloads(JobHandler):
                 failed_before=lease.attempt,
                 is_last=lease.attempt + 1 >= MAX_ATTEMPTS,
             )
-            with _machine_trouble():
-                audio = await stack.enter_async_context(self._pipeline.audio_of(resolved, attempt))
-                staged = staged_audio(self._storage, self._scratch, f"{stem}.m4a")
-                beside = await stack.enter_async_context(staged)
+            if upload_key is not None:
+                result = await self._heard_upload(stack, attempt, upload_key)
+            else:
+                result = await self._downloaded(stack, attempt, lease, request)
             await progress.stop()
-            captions = await self._pipeline.captions_of(resolved, audio.duration_seconds)
-            return await self._complete(lease, _Result(audio, beside, confirmed, captions))
+            return await self._complete(lease, result)
 
-    async def _start(self, lease: Lease) -> tuple[LectureRequest, str]:
-        """Begin an attempt: write it into the row, and take over what earlier ones have left."""
+    async def _downloaded(
+        self, stack: AsyncExitStack, attempt: Attempt, lease: Lease, request: LectureRequest
+    ) -> _Result:
+        """Find, fetch and extract; what is temporary lives as long as the stack."""
+        with _machine_trouble():
+            resolved = await self._pipeline.resolve(request, attempt.report)
+        known, confirmed = resolved.session_id, None
+        if request.stream_url is not None:  # What somebody brought, its audio alone can tell.
+            known, confirmed = None, resolved.session_id
+        await self._note_resolution(lease, resolved, known)
+        with _machine_trouble():
+            audio = await stack.enter_async_context(self._pipeline.audio_of(resolved, attempt))
+            beside = await self._staged(stack, attempt)
+        captions = await self._pipeline.captions_of(resolved, audio.duration_seconds)
+        return _Result(audio, beside, confirmed, captions)
+
+    async def _heard_upload(
+        self, stack: AsyncExitStack, attempt: Attempt, upload_key: str
+    ) -> _Result:
+        """Extract what was uploaded; what is temporary lives as long as the stack."""
+        copy = f"{attempt.stem}.upload"
+        try:
+            with _machine_trouble():
+                source = await stack.enter_async_context(
+                    as_local_file(self._storage, self._scratch, upload_key, copy)
+                )
+                audio = await stack.enter_async_context(self._pipeline.audio_in(source, attempt))
+                return _Result(audio, await self._staged(stack, attempt), None, None)
+        except ObjectNotFound:
+            message = "The uploaded file is gone."
+            raise IngestFailed(LectureFailure.SOURCE_NOT_FOUND, message) from None
+
+    async def _staged(self, stack: AsyncExitStack, attempt: Attempt) -> StagedAudio:
+        staged = staged_audio(self._storage, self._scratch, f"{attempt.stem}.m4a")
+        return await stack.enter_async_context(staged)
+
+    async def _start(self, lease: Lease) -> tuple[LectureRequest, str, str | None]:
+        """Begin an attempt: write it into the row, and take over what earlier ones have left.
+
+        Returns what to look for, the stem of temporary keys, and the key of what was uploaded.
+        """
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             stem = source_stem(lecture.id, lecture.attempt + 1, lease)
@@ -186,13 +228,13 @@ class LectureDownloads(JobHandler):
             request = LectureRequest(
                 lecture.id, lecture.panopto_url, lecture.panopto_session_id, lecture.stream_url
             )
-            attempt = lecture.attempt
+            attempt, upload_key = lecture.attempt, lecture.upload_storage_key
             await attempt_files.take_kept(self._scratch, lecture.id, stem)
         if attempt > 1 or lease.crashes > 0:
             await attempt_files.take_from_killed(self._scratch, lease.subject_id, attempt, stem)
         if lease.crashes > 0 and self._storage is not self._scratch:
             await attempt_files.discard_all(self._storage, lease.subject_id, attempt)
-        return request, stem
+        return request, stem, upload_key
 
     async def _note_resolution(
         self, lease: Lease, resolved: ResolvedLecture, session_id: str | None
@@ -203,6 +245,7 @@ class LectureDownloads(JobHandler):
             if not merged:
                 lecture = await self._locked(unit, lease)
                 lecture.title = lecture.title or _title(resolved.title)
+                lecture.platform = resolved.platform or lecture.platform
                 await self._announce(unit, lecture.id)
         if merged:
             raise LeaseLost
@@ -237,6 +280,7 @@ class LectureDownloads(JobHandler):
         before: what others hear must be these bytes, not those of a later attempt.
         """
         key = audio_key(lease.subject_id)
+        garbage: list[str] = []
         async with self._work.begin() as unit:
             merged = await self._is_merged_away(unit, lease, result.confirmed, is_done=True)
             if not merged:
@@ -245,14 +289,18 @@ class LectureDownloads(JobHandler):
                 async with kept_alive(unit.session):
                     with _machine_trouble():
                         await result.beside.place(key)
-                states.complete(lecture, key, result.audio.duration_seconds)
+                states.complete(
+                    lecture, key, result.audio.size_bytes, result.audio.duration_seconds
+                )
                 if result.confirmed is not None:
                     lecture.stream_url = None
                 await self._arrival.settle(unit, lecture, result.captions, prepared)
+                garbage = _forget_upload(lecture)
                 await self._announce(unit, lecture.id)
                 await ledger.finish(unit.session, lease)
         if merged:
             raise LeaseLost
+        await delete_objects(self._storage, garbage)
         return JobState.DONE
 
     async def _wait(self, lease: Lease, reason: NotReadyYet) -> str:
@@ -292,10 +340,13 @@ class LectureDownloads(JobHandler):
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             states.fail(lecture, failure.failure, failure.message)
+            # Another try would find the same in it.
+            garbage = _forget_upload(lecture) if failure.failure in _IN_THE_FILE else []
             async with kept_alive(unit.session), _left_to_the_sweep():
                 await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)
             await ledger.finish(unit.session, lease, JobState.FAILED, failure.message)
+        await delete_objects(self._storage, garbage)
         return JobState.FAILED
 
     async def _keep(self, lease: Lease) -> None:
@@ -358,6 +409,12 @@ def _machine_trouble() -> Iterator[None]:
         log.exception("machine_trouble")
         message = "The recording could not be processed."
         raise IngestFailed(LectureFailure.INTERNAL, message, transient=True) from error
+
+
+def _forget_upload(lecture: Lecture) -> list[str]:
+    """Take the uploaded file from the row; return the keys to delete after the commit."""
+    key, lecture.upload_storage_key = lecture.upload_storage_key, None
+    return [] if key is None else [key]
 
 
 def _title(title: str | None) -> str | None:

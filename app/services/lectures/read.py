@@ -1,6 +1,7 @@
 """Reading lectures: one, a user's, everyone's.  A merged lecture's id answers with the survivor."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -12,9 +13,10 @@ from sqlalchemy.orm import aliased, contains_eager, with_expression
 
 from app.auth.viewer import Viewer
 from app.db.models import Course, Lecture, LectureAlias, UserLecture
-from app.domain import LectureStatus
+from app.domain import LectureSource, LectureStatus
 from app.services.courses.read import visible_to
 from app.services.kernel.access import require_admin
+from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import (
     Linked,
     Page,
@@ -52,7 +54,10 @@ def as_seen_by(viewer: Viewer, query: Query) -> Query:
     link = aliased(UserLecture)
     others = exists().where(link.lecture_id == Lecture.id, link.user_id != viewer.id)
     held = with_expression(Lecture.is_held, false() if viewer.is_admin else others)
-    return query.outerjoin(Course, joined).options(contains_eager(Lecture.course), held)
+    own = aliased(UserLecture)
+    named = select(own.filename).where(own.lecture_id == Lecture.id, own.user_id == viewer.id)
+    filename = with_expression(Lecture.filename, named.correlate(Lecture).scalar_subquery())
+    return query.outerjoin(Course, joined).options(contains_eager(Lecture.course), held, filename)
 
 
 def linked(viewer: Viewer) -> ColumnElement[bool]:
@@ -79,11 +84,63 @@ async def get_lectures(
     return {row[0]: row[1] for row in rows}
 
 
+async def get_audio_grant(
+    session: AsyncSession, reader: Reader, lecture_id: UUID, admin_ids: frozenset[UUID]
+) -> FileGrant | None:
+    """Return the right to hear the lecture, or None as `get_lecture` would, or without audio."""
+    reader_id, is_admin = reader, False
+    if isinstance(reader, Viewer):
+        reader_id, is_admin = reader.id, reader.is_admin
+    query = select(Lecture).where(
+        Lecture.id == real_id(lecture_id), Lecture.audio_storage_key.is_not(None)
+    )
+    if not is_admin and reader_id not in admin_ids:
+        mine = exists().where(
+            UserLecture.lecture_id == Lecture.id, UserLecture.user_id == reader_id
+        )
+        query = query.where(mine)
+    lecture = await session.scalar(query)
+    if lecture is None or lecture.audio_storage_key is None:
+        return None
+    changed = lecture.completed_at or lecture.created_at
+    return FileGrant(
+        storage_key=lecture.audio_storage_key,
+        filename=f"{lecture.title or 'lecture'}.m4a",
+        mime_type="audio/mp4",
+        size_bytes=lecture.audio_bytes,
+        etag_seed=f"{lecture.id} {changed.isoformat()} {lecture.audio_bytes}",
+        modified_at=changed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LectureFilter:
+    """Which lectures of a list are wanted; None is all."""
+
+    course_id: UUID | None = None
+    statuses: Collection[LectureStatus] | None = None
+    source: LectureSource | None = None
+    platform: str | None = None
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What the rows must be."""
+        conditions: list[ColumnElement[bool]] = []
+        if self.course_id is not None:
+            conditions.append(Lecture.course_id == self.course_id)
+        if self.statuses is not None:
+            conditions.append(Lecture.status.in_(self.statuses))
+        if self.source is not None:
+            conditions.append(Lecture.source == self.source)
+        if self.platform is not None:
+            conditions.append(Lecture.platform == self.platform.lower())
+        return conditions
+
+
 async def list_lectures(
     session: AsyncSession,
     viewer: Viewer,
-    course_id: UUID | None,
-    statuses: Collection[LectureStatus] | None,
+    wanted: LectureFilter,
     first: int | None,
     after: str | None,
 ) -> Page[Linked[Lecture]]:
@@ -93,7 +150,7 @@ async def list_lectures(
         UserLecture, UserLecture.lecture_id == Lecture.id
     )
     query = as_seen_by(viewer, query)
-    query = query.where(UserLecture.user_id == viewer.id, *_filters(course_id, statuses))
+    query = query.where(UserLecture.user_id == viewer.id, *wanted.conditions)
     if position is not None:
         query = query.where(beyond(UserLecture.created_at, UserLecture.lecture_id, position))
     query = query.order_by(UserLecture.created_at.desc(), UserLecture.lecture_id)
@@ -102,17 +159,11 @@ async def list_lectures(
     return make_page([Linked(*row) for row in rows], keys, size, after=after)
 
 
-async def count_lectures(
-    session: AsyncSession,
-    viewer: Viewer,
-    course_id: UUID | None,
-    statuses: Collection[LectureStatus] | None,
-) -> int:
+async def count_lectures(session: AsyncSession, viewer: Viewer, wanted: LectureFilter) -> int:
     """Count the viewer's whole list."""
     query = select(func.count()).select_from(UserLecture).where(UserLecture.user_id == viewer.id)
-    filters = _filters(course_id, statuses)
-    if filters:
-        query = query.join(Lecture).where(*filters)
+    if wanted.conditions:
+        query = query.join(Lecture).where(*wanted.conditions)
     return await session.scalar(query) or 0
 
 
@@ -133,7 +184,7 @@ async def list_all_lectures(
     """Return a page of every user's lectures, newest first; admins only."""
     require_admin(viewer)
     size, position = page_size(first), decode_time(after)
-    query = as_seen_by(viewer, select(Lecture).where(*_filters(None, _only(status))))
+    query = as_seen_by(viewer, select(Lecture).where(*_of_status(status)))
     if position is not None:
         query = query.where(beyond(Lecture.created_at, Lecture.id, position))
     query = query.order_by(Lecture.created_at.desc(), Lecture.id)
@@ -144,17 +195,9 @@ async def list_all_lectures(
 
 async def count_all_lectures(session: AsyncSession, status: LectureStatus | None) -> int:
     """Count every user's lectures."""
-    query = select(func.count()).select_from(Lecture).where(*_filters(None, _only(status)))
+    query = select(func.count()).select_from(Lecture).where(*_of_status(status))
     return await session.scalar(query) or 0
 
 
-def _only(status: LectureStatus | None) -> Collection[LectureStatus] | None:
-    return None if status is None else {status}
-
-
-def _filters(
-    course_id: UUID | None, statuses: Collection[LectureStatus] | None
-) -> tuple[ColumnElement[bool], ...]:
-    by_course = () if course_id is None else (Lecture.course_id == course_id,)
-    by_status = () if statuses is None else (Lecture.status.in_(statuses),)
-    return by_course + by_status
+def _of_status(status: LectureStatus | None) -> list[ColumnElement[bool]]:
+    return LectureFilter(statuses=None if status is None else {status}).conditions

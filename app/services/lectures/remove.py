@@ -107,7 +107,12 @@ async def remove_lectures(unit: UnitOfWork, lectures: Sequence[Lecture]) -> list
     keys = {
         key
         for each in lectures
-        for key in (audio_key(each.id), each.audio_storage_key, *transcript_keys(each.id))
+        for key in (
+            audio_key(each.id),
+            each.audio_storage_key,
+            each.upload_storage_key,
+            *transcript_keys(each.id),
+        )
     } | {row.storage_key for row in transcriptions}
     return [key for key in keys if key is not None]
 

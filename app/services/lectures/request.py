@@ -4,6 +4,7 @@ Each is one transaction that takes the lecture's row lock, so that requests, ret
 unlinks of one lecture happen one after the other.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -16,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.viewer import Viewer
 from app.db import ledger
 from app.db.models import Lecture, LectureAlias, UserLecture
-from app.domain import FieldErrorCode, JobKind, LectureFailure, LectureStatus
-from app.errors import Conflict, InvalidInput, NotFound
+from app.domain import FieldErrorCode, JobKind, LectureFailure, LectureSource, LectureStatus
+from app.errors import Conflict, InvalidInput, NotFound, RateLimited
 from app.ingest.model import SourceIdentity
 from app.ingest.net.urls import parse_web_url
 from app.ingest.sources.panopto.links import identify
@@ -33,6 +34,7 @@ from app.services.lectures.unconfirmed import recording_name, unconfirmed
 from app.storage.protocol import ObjectStore
 
 MAX_TITLE_CHARACTERS = 500
+MAX_LINKS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,35 @@ async def request_download(
             states.queue_again(lecture)
         if created or lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)
-        return RequestedLecture(await _changed(unit, viewer, lecture), created)
+        return RequestedLecture(await changed(unit, viewer, lecture), created)
+
+
+async def request_downloads(
+    work: Work,
+    viewer: Viewer,
+    requests: Sequence[DownloadRequest],
+    panopto_hosts: tuple[str, ...],
+    allowance: Allowance,
+) -> list[RequestedLecture | InvalidInput | RateLimited]:
+    """Do what `request_download` does for each, one after the other; return what became of each.
+
+    The quota is spent for those that are accepted.
+    """
+    if not 1 <= len(requests) <= MAX_LINKS:
+        message = f"Name 1 to {MAX_LINKS} links."
+        code = FieldErrorCode.TOO_MANY if requests else FieldErrorCode.REQUIRED
+        raise InvalidInput.at("links", message, code)
+    outcomes: list[RequestedLecture | InvalidInput | RateLimited] = []
+    for number, request in enumerate(requests):
+        try:
+            done = await request_download(work, viewer, request, panopto_hosts, allowance)
+        except InvalidInput as error:
+            outcomes.append(error.within("links", number))
+        except RateLimited as error:
+            outcomes.append(error)
+        else:
+            outcomes.append(done)
+    return outcomes
 
 
 async def retry_download(
@@ -89,11 +119,13 @@ async def retry_download(
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
         if lecture.status is not LectureStatus.FAILED:
             raise Conflict("Only a lecture that has failed can be tried again.")
+        if lecture.source is LectureSource.UPLOAD and lecture.upload_storage_key is None:
+            raise Conflict("The uploaded file is gone: upload it again.")
         await allowance.spend(Quota.DOWNLOADS)
         states.queue_again(lecture)
         await ensure_user(unit.session, viewer)
         await enqueue(unit, lecture, viewer)
-        return await _changed(unit, viewer, lecture)
+        return await changed(unit, viewer, lecture)
 
 
 async def cancel_download(
@@ -112,7 +144,7 @@ async def cancel_download(
             raise Conflict("Others use this lecture too: unlink it instead.")
         await stop_job(unit, lecture.id)
         states.fail(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
-        cancelled = await _changed(unit, viewer, lecture)
+        cancelled = await changed(unit, viewer, lecture)
     await delete_objects(scratch, kept_keys(cancelled.id))
     return cancelled
 
@@ -129,7 +161,7 @@ async def lock_lecture(session: AsyncSession, viewer: Viewer, lecture_id: UUID) 
     return lecture
 
 
-async def _changed(unit: UnitOfWork, viewer: Viewer, lecture: Lecture) -> Lecture:
+async def changed(unit: UnitOfWork, viewer: Viewer, lecture: Lecture) -> Lecture:
     """Announce the change, and return the lecture as this transaction leaves it.
 
     It is read here and not after the commit, when it may be gone again.
@@ -319,7 +351,7 @@ def _checked(request: DownloadRequest) -> dict[str, str | None]:
     return {
         "panopto_url": request.panopto_url.strip(),
         "stream_url": _checked_stream_url(request.stream_url),
-        "title": _checked_title(request.title),
+        "title": checked_title(request.title),
     }
 
 
@@ -330,7 +362,8 @@ def _checked_stream_url(url: str | None) -> str | None:
     return url.strip()
 
 
-def _checked_title(title: str | None) -> str | None:
+def checked_title(title: str | None) -> str | None:
+    """Return the title as it can be stored and read, or raise `InvalidInput`."""
     if title is not None and not is_storable(title):
         raise InvalidInput.at(
             "title", "The title has characters that are not text.", FieldErrorCode.MALFORMED

@@ -48,11 +48,11 @@ def postpone(lecture: Lecture, delay: timedelta, message: str) -> None:
     lecture.error_message = message
 
 
-def complete(lecture: Lecture, audio_key: str, duration_seconds: float) -> None:
+def complete(lecture: Lecture, audio_key: str, audio_bytes: int, duration_seconds: float) -> None:
     """DOWNLOADING -> COMPLETED, with the audio in its place."""
     _forget_progress(lecture)
     lecture.status = LectureStatus.COMPLETED
-    lecture.audio_storage_key = audio_key
+    lecture.audio_storage_key, lecture.audio_bytes = audio_key, audio_bytes
     lecture.duration_seconds = round(duration_seconds)
     lecture.completed_at = func.now()
 

@@ -12,6 +12,8 @@ from app.services.lectures.remove import remove_lectures
 def _items(row: Any) -> Iterator[StoredItem]:
     if row.audio_storage_key is not None:
         yield StoredAudio(row.audio_storage_key, duration_seconds=row.duration_seconds)
+    if row.upload_storage_key is not None:
+        yield StoredItem(row.upload_storage_key, row.upload_bytes, row.checksum)
     if row.transcript_storage_key is not None:
         yield StoredItem(row.transcript_storage_key)
         yield from map(StoredItem, _beside(row.transcript_storage_key))
@@ -24,10 +26,10 @@ def _beside(key: str) -> tuple[str, ...]:
 
 LECTURES = Stored(
     name="lecture",
-    folders=("audio/", "transcripts/"),
+    folders=("audio/", "transcripts/", "uploads/"),
     table=Lecture,
-    keys=(Lecture.audio_storage_key, Lecture.transcript_storage_key),
-    known=(Lecture.duration_seconds,),
+    keys=(Lecture.audio_storage_key, Lecture.transcript_storage_key, Lecture.upload_storage_key),
+    known=(Lecture.duration_seconds, Lecture.upload_bytes, Lecture.checksum),
     items=_items,
     shared=Shared(UserLecture.lecture_id, remove_lectures),
     job=JobKind.DOWNLOAD_LECTURE,

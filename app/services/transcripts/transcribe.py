@@ -222,7 +222,7 @@ class Transcriptions(JobHandler):
             garbage = await settle_current(unit, self._storage, lecture)
             if not self._keeps_audio and lecture.audio_storage_key is not None:
                 garbage.append(lecture.audio_storage_key)
-                lecture.audio_storage_key = None
+                lecture.audio_storage_key = lecture.audio_bytes = None
             await self._announce(unit, row)
             await unit.wake_lecture(lecture.id)
             await ledger.finish(unit.session, lease)

@@ -23,7 +23,7 @@ from app.auth.viewer import Viewer, user_id
 from app.errors import StorageError
 from app.http.edge.security import install_middleware
 from app.http.files.routes import FileAccess, file_routes
-from app.services.documents.file_grants import DOCUMENT_FILE, FileGrant, Reader
+from app.services.kernel.file_grants import DOCUMENT_FILE, FileGrant, Reader
 from app.settings import load_settings
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
@@ -90,7 +90,8 @@ async def opened(
     grants = {(ADA, DOCUMENT): grant}
     lookups: list[Reader] = []
 
-    async def lookup(reader: Reader, document_id: UUID) -> FileGrant | None:
+    async def lookup(kind: str, reader: Reader, document_id: UUID) -> FileGrant | None:
+        assert kind == DOCUMENT_FILE
         lookups.append(reader)
         user = reader.id if isinstance(reader, Viewer) else reader
         return grants.get((user, document_id))
@@ -316,8 +317,8 @@ async def test_a_missing_object_is_not_found_and_logged(house: House) -> None:
         assert _error(await house.get()) == (404, "NOT_FOUND")
         head = await house.client.head(path(), headers=house.bearer())
     assert head.status_code == 404
-    missing = [line for line in logs if line["event"] == "document.object_missing"]
-    assert [line["document_id"] for line in missing] == [str(DOCUMENT)] * 2
+    missing = [line for line in logs if line["event"] == "file.object_missing"]
+    assert [line["item_id"] for line in missing] == [str(DOCUMENT)] * 2
 
 
 async def test_an_object_of_another_size_is_not_served(house: House) -> None:

@@ -6,13 +6,14 @@ formats and protocols below are all that it may use.
 
 from __future__ import annotations
 
+import array
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -28,6 +29,13 @@ INPUT = {
     ",ogg,flac,wav",
     "protocol_whitelist": "file",
 }
+_CODECS = frozenset(
+    {"aac", "aac_latm", "ac3", "alac", "eac3", "flac", "mp1", "mp1float", "mp2", "mp2float"}
+    | {"mp3", "mp3float", "opus", "libopus", "vorbis", "libvorbis"}
+)
+"""Beside PCM, what is decoded: FFmpeg's names of decoders."""
+_LISTENED_SECONDS = 120.0
+_QUIET = 33  # Of 32,767.
 _CLOCKS_RESTART = 0x0200  # FFmpeg's AVFMT_TS_DISCONT.
 _LATE_SECONDS = 0.5
 """Sound that begins so long after the pictures has a silence before it."""
@@ -282,12 +290,58 @@ def is_short(read_seconds: float, wanted_seconds: float) -> bool:
 
 
 def _best_audio(source: InputContainer) -> AudioStream:
-    """Return the first audio stream marked as default, else the first that can be decoded."""
-    streams = [
-        stream
-        for stream in source.streams.audio
-        if stream.codec_context is not None and stream.codec_context.sample_rate
-    ]
+    """Return the first audio stream marked as default, else the first, of those that are read.
+
+    One that is silent for long is passed over where another has sound.
+    """
+    streams = [stream for stream in source.streams.audio if _is_read(stream)]
     if not streams:
         raise Refused("no_audio")
-    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default))
+    streams.sort(key=lambda stream: not stream.disposition & Disposition.default)
+    if len(streams) > 1:
+        loud = _loud(source, streams)
+        return next((stream for stream in streams if stream.index in loud), streams[0])
+    return streams[0]
+
+
+def _is_read(stream: AudioStream) -> bool:
+    """Whether its codec is one of the list: FFmpeg's own whitelist lets others through."""
+    context = stream.codec_context
+    if context is None or not context.sample_rate:
+        return False
+    return context.name in _CODECS or context.name.startswith("pcm_")
+
+
+def _loud(source: InputContainer, streams: list[AudioStream]) -> set[int]:
+    """Return the indexes of the streams that have sound in their first minutes.
+
+    They are read from the same source, which then is at its beginning again.
+    """
+    loud: set[int] = set()
+    quiet = {stream.index: stream for stream in streams}
+    try:
+        for packet in source.demux(*streams):
+            at = float(packet.pts * packet.time_base) if packet.pts is not None else 0.0
+            if not quiet or at > _LISTENED_SECONDS:
+                break
+            stream = quiet.get(packet.stream_index)
+            if stream and any(map(_has_sound, decoded(stream, cast(Any, packet)))):
+                del quiet[packet.stream_index]
+                loud.add(packet.stream_index)
+        source.seek(0)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        pass  # Whoever reads it comes to the same place, and says so.
+    for stream in streams:
+        stream.codec_context.flush_buffers()
+    return loud
+
+
+def _has_sound(frame: av.AudioFrame) -> bool:
+    """Whether any sample is louder than -60 dB."""
+    for part in av.AudioResampler("s16", "mono", frame.sample_rate).resample(frame):
+        samples = array.array("h", bytes(part.planes[0])[: part.samples * 2])
+        if max(map(abs, samples), default=0) > _QUIET:
+            return True
+    return False

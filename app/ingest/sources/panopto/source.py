@@ -63,6 +63,7 @@ def _resolved(session_id: str | None, delivery: Delivery) -> ResolvedLecture:
         delivery.duration_seconds,
         delivery.media,
         captions=delivery.captions,
+        platform="panopto",
     )
 
 

@@ -68,7 +68,7 @@ class Protected(ExtractorError):  # type: ignore[misc]
 def extract(
     url: str, extractors: list[str], channel: int, *, captions: bool = False
 ) -> dict[str, Any]:
-    """Return the recording's ``title``, ``duration_seconds``, ``segment``, ``media``, ``captions``.
+    """Return the recording, as `_recording` writes it.
 
     Refuses with ``unsupported`` (no allowed extractor knows the link), ``not_one``, ``not_ready``,
     ``login``, ``protected``, ``elsewhere``, ``request`` (the parent knows why it failed),
@@ -211,6 +211,7 @@ def _recording(info: dict[str, Any], cookies: Any) -> dict[str, Any]:
     end = lenient.seconds(info.get("section_end"), longest=_LONGEST_SECONDS)
     is_section = start is not None and end is not None and 0 <= start < end
     return {
+        "platform": (lenient.text(info.get("extractor_key")) or "").lower()[:100],
         "title": (lenient.text(info.get("title")) or "")[:_MAX_TITLE_CHARACTERS],
         "duration_seconds": max(duration, 0.0),
         "segment": [start, end] if is_section else None,

@@ -79,6 +79,7 @@ class _Captions(_Wire):
 
 
 class _Recording(_Wire):
+    platform: Annotated[str, Field(max_length=100)]
     title: str | None
     duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     segment: tuple[float, float] | None
@@ -261,6 +262,7 @@ def _resolved(request: LectureRequest, recording: _Recording) -> ResolvedLecture
             CaptionSource(each.url, each.language, edits, _cookie(each.cookie_header))
             for each in recording.captions
         ),
+        platform=recording.platform,
     )
 
 

@@ -3,6 +3,12 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from app.domain import FieldErrorCode
+from app.errors import InvalidInput
+from app.services.kernel.text import is_storable
+
+MAX_FILENAME_CHARACTERS = 255
+
 
 class IncomingFile(Protocol):
     """One uploaded file whose bytes are still arriving.
@@ -30,3 +36,16 @@ class IncomingFile(Protocol):
         was stored of it must go.
         """
         ...
+
+
+def checked_filename(file: IncomingFile) -> str:
+    """Return the name as it can be stored, or raise `InvalidInput`."""
+    name = file.filename.strip()
+    if len(name) > MAX_FILENAME_CHARACTERS:
+        message = f"The file's name is longer than {MAX_FILENAME_CHARACTERS} characters."
+        raise InvalidInput.at("file", message, FieldErrorCode.TOO_LONG)
+    if not is_storable(name):
+        raise InvalidInput.at(
+            "file", "The file's name has characters that are not text.", FieldErrorCode.MALFORMED
+        )
+    return name
