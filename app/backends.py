@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.db.engine import make_engine, make_locking_sessions, make_sessions
 from app.errors import ConfigurationError, StorageError
 from app.events.wakeups import Wakeups
+from app.ingest.fetch.downloader import MediaDownloader
 from app.jobs.doorbell import ArqDoorbell, open_ring_queue
 from app.services.kernel.live import Lookout
 from app.services.kernel.quotas import RequestCounter
 from app.services.kernel.unit_of_work import Work
+from app.services.lectures.preview import Previews
 from app.settings import Settings
 from app.speech.whisper import WhisperTranscriber, make_transcriber
 from app.started import announce_start
@@ -58,6 +60,8 @@ class Backends:
     work: Work
     requests: RequestCounter
     transcriber: WhisperTranscriber
+    downloader: MediaDownloader
+    previews: Previews
 
 
 @asynccontextmanager
@@ -86,6 +90,8 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         stack.push_async_callback(work.drain)
         requests = RequestCounter.from_settings(settings)
         stack.push_async_callback(requests.close)
+        downloader = MediaDownloader.from_settings(settings)
+        stack.push_async_callback(downloader.close)
         announce_start()
         yield Backends(
             settings,
@@ -99,6 +105,8 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
             work,
             requests,
             make_transcriber(settings),
+            downloader,
+            Previews(downloader, settings.panopto_hosts),
         )
 
 

@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     max_user_transcriptions: int = Field(default=3, ge=1, le=1000)
     auto_transcribe: bool = False
     rate_limit_transcriptions: str | None = None
+    rate_limit_previews: str | None = "30/minute"
     audio_retention: Literal["keep", "until-transcribed"] = "keep"
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None
@@ -211,7 +212,12 @@ class Settings(BaseSettings):
             raise ValueError("each must be an extractor's name such as youtube, or *, or none")
         return () if names == ("none",) else names
 
-    @field_validator("rate_limit_downloads", "rate_limit_uploads", "rate_limit_transcriptions")
+    @field_validator(
+        "rate_limit_downloads",
+        "rate_limit_uploads",
+        "rate_limit_transcriptions",
+        "rate_limit_previews",
+    )
     @classmethod
     def _rate(cls, value: str | None) -> str | None:
         if value and not _RATE.match(value):

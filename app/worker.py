@@ -11,7 +11,6 @@ from app.backends import CLOSE_SECONDS, Backends, closing_in_time, open_backends
 from app.cancellation import ended
 from app.db.engine import make_engine, make_sessions
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.fetch.downloader import MediaDownloader
 from app.ingest.pdf import count_pages
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sources.ytdlp.source import require_known
@@ -39,10 +38,12 @@ from app.speech.transcriber import SpeechModel
 log = structlog.get_logger()
 
 
-def make_handlers(backends: Backends, downloader: MediaDownloader) -> list[JobHandler]:
+def make_handlers(backends: Backends) -> list[JobHandler]:
     """Return a handler for every kind of job."""
     settings = backends.settings
-    pipeline = AudioPipeline(downloader, PyAvAudioExtractor(), settings.download_timeout_seconds)
+    pipeline = AudioPipeline(
+        backends.downloader, PyAvAudioExtractor(), settings.download_timeout_seconds
+    )
     downloads = LectureDownloads(
         backends.work,
         backends.storage,
@@ -76,11 +77,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[JobRunner]:
     async with closing_in_time(CLOSE_SECONDS) as stack:
         await require_known(settings.sources)
         backends = await stack.enter_async_context(open_backends(settings))
-        downloader = MediaDownloader.from_settings(settings)
-        stack.push_async_callback(downloader.close)
         if settings.whisper_models:  # What was installed with the service was checked then.
             await backends.transcriber.check()
-        handlers = make_handlers(backends, downloader)
+        handlers = make_handlers(backends)
         lanes = lanes_of(handlers, settings, can_transcribe=bool(backends.transcriber.models))
         # Sessions for the runner alone: no job's transaction may delay a heartbeat.  What is slower
         # than a heartbeat is given up, and made anew.  Each statement commits by itself, so that a

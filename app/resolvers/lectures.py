@@ -25,6 +25,8 @@ from app.schema.lectures import (
     Lecture,
     LectureEvent,
     LecturePayload,
+    LinkPreview,
+    PreviewLinkResult,
     RequestLectureDownloadInput,
     RequestLectureDownloadPayload,
     RequestLectureDownloadResult,
@@ -42,7 +44,8 @@ from app.schema.lectures import (
 )
 from app.services.kernel import live
 from app.services.kernel.links import Removal
-from app.services.lectures import read, remove, request, upload
+from app.services.kernel.quotas import Quota
+from app.services.lectures import preview, read, remove, request, upload
 from app.services.lectures.states import ENDED
 
 OfStatus = Annotated[
@@ -94,6 +97,27 @@ class LectureQueries:
             page = await read.list_lectures(session, asking, wanted, first, after)
         count = counter(info, lambda s: read.count_lectures(s, asking, wanted))
         return make_linked_connection(page, Lecture.from_model, count)
+
+    @strawberry.field(
+        description="Asks the source about a link: takes at most 20 s; nothing is stored."
+    )
+    async def preview_link(
+        self, info: Info, url: Annotated[str, strawberry.argument(description="The link.")]
+    ) -> PreviewLinkResult:
+        """Return what the link is, or why it leads to no lecture."""
+        context, previews = info.context, info.context.app.backends.previews
+        identity = previews.identity_of(url)
+        await context.allowance.spend(Quota.PREVIEWS)
+        async with context.session() as session:
+            own = await preview.own_lecture(session, context.viewer, identity)
+        found = await previews.look(url, identity)
+        return LinkPreview(
+            platform=found.platform,
+            title=found.title,
+            duration_seconds=found.duration_seconds,
+            is_live=found.is_live,
+            lecture=None if own is None else Lecture.from_model(own),
+        )
 
     @strawberry.field(description="Every lecture of every user; admins only.")
     async def all_lectures(

@@ -5,6 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 import strawberry
+from strawberry.types.field import StrawberryField
 
 from app.db import models
 from app.domain import (
@@ -14,6 +15,7 @@ from app.domain import (
     LectureSource,
     LectureStatus,
 )
+from app.errors import IngestFailed
 from app.schema.courses import Course
 from app.schema.kernel.errors import (
     ConflictError,
@@ -312,6 +314,43 @@ RequestLectureDownloadResult = Annotated[
     strawberry.union(
         "RequestLectureDownloadResult", description="The lecture, or why it was not asked for."
     ),
+]
+
+
+@strawberry.type
+class LinkPreview:
+    """What a link is, before anything is fetched."""
+
+    platform: str = strawberry.field(description="Where it comes from, as Lecture.platform.")
+    title: str | None = strawberry.field(description="Null where the source tells none.")
+    duration_seconds: int | None = strawberry.field(description="Null where the source tells none.")
+    is_live: bool = strawberry.field(description="Whether it goes on, or is being encoded.")
+    lecture: Lecture | None = strawberry.field(
+        description="The lecture that the viewer has of it already, in any course."
+    )
+
+
+@strawberry.type
+class LinkRefused:
+    """Why the link leads to no lecture."""
+
+    failure: LectureFailure = strawberry.field(description="What a lecture of it would fail with.")
+    message: str = strawberry.field(description="The same, for people.")
+
+
+class LinkRefusedHandler(strawberry.ExceptionHandler[IngestFailed, LinkRefused]):
+    """`IngestFailed` to ``LinkRefused``."""
+
+    def handle(
+        self, exception: IngestFailed, *, field: StrawberryField, info: strawberry.Info
+    ) -> LinkRefused:
+        """Return the refusal in its public shape."""
+        return LinkRefused(failure=exception.failure, message=exception.message)
+
+
+PreviewLinkResult = Annotated[
+    LinkPreview | LinkRefused | InvalidInputError | RateLimitedError,
+    strawberry.union("PreviewLinkResult", description="What the link is, or why it is none."),
 ]
 
 

@@ -21,7 +21,7 @@ from app.schema.courses import Course
 from app.schema.documents import Document
 from app.schema.kernel.errors import ERROR_MAP
 from app.schema.kernel.limits import schema_config
-from app.schema.lectures import Lecture
+from app.schema.lectures import Lecture, LinkRefusedHandler
 from app.schema.transcripts import Transcription
 
 
@@ -53,7 +53,7 @@ schema = strawberry.Schema(
     Subscription,
     types=[Lecture, Document, Course, Transcription],
     config=schema_config(),
-    exception_handlers=ERROR_MAP,
+    exception_handlers=(*ERROR_MAP, LinkRefusedHandler()),
 )
 
 

@@ -286,3 +286,59 @@ async def test_many_links_are_judged_one_by_one(service: Service, recording: Rec
         (None, "UPLOAD", 0),
     ):
         assert await ada.run(listed, p=platform, s=source) == {"totalCount": count}
+
+
+PREVIEW = """
+query ($url: String!) {
+  previewLink(url: $url) {
+    __typename
+    ... on LinkPreview { platform title durationSeconds isLive lecture { id } }
+    ... on LinkRefused { failure message }
+    ... on InvalidInputError { fieldErrors { path } }
+  }
+}
+"""
+
+
+async def test_a_link_is_looked_at_before_it_is_asked_for(
+    service: Service, recording: Recording
+) -> None:
+    ada, ben = service.user("ada"), service.user("ben")
+    url = service.simulator.viewer_url(recording)
+    seen = await ada.run(PREVIEW, url=url)
+    assert (seen["platform"], seen["title"]) == ("panopto", "Photosynthesis")
+    assert (seen["durationSeconds"], seen["isLive"], seen["lecture"]) == (20, False, None)
+    assert service.stored() == set()
+    assert await ada.run("{ lectures { totalCount } }") == {"totalCount": 0}
+    asked = await ada.request(service.course, url)
+    assert (await ada.run(PREVIEW, url=url))["lecture"] == {"id": asked["lecture"]["id"]}
+    assert (await ben.run(PREVIEW, url=url))["lecture"] is None
+
+
+async def test_links_that_lead_to_no_lecture_are_refused(service: Service, media: Path) -> None:
+    ada = service.user("ada")
+    gone = service.simulator.viewer_url(Recording(media))
+    for url, failure in (
+        (gone, "SOURCE_NOT_FOUND"),
+        ("http://169.254.169.254/latest/meta-data", "BLOCKED_URL"),
+        ("http://127.0.0.1:1/x.mp4", "BLOCKED_URL"),
+    ):
+        refused = await ada.run(PREVIEW, url=url)
+        assert refused["__typename"] == "LinkRefused", (url, refused)
+        assert refused["failure"] == failure
+    live = service.simulator.add(Recording(media, offers=()))
+    seen = await ada.run(PREVIEW, url=service.simulator.viewer_url(live))
+    assert (seen["platform"], seen["isLive"]) == ("panopto", True)
+    bad = await ada.run(PREVIEW, url="ftp://x")
+    assert bad["fieldErrors"] == [{"path": ["url"]}]
+
+
+async def test_looks_are_limited(
+    service_settings: Settings, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    changed = {"rate_limit_previews": "2/minute"}
+    settings = load_settings(**(service_settings.model_dump(exclude_unset=True) | changed))
+    async with running_service(settings, simulator, worker=False) as service:
+        ada, url = service.user("ada"), service.simulator.viewer_url(recording)
+        kinds = [(await ada.run(PREVIEW, url=url))["__typename"] for _ in range(3)]
+    assert kinds == ["LinkPreview", "LinkPreview", "RateLimitedError"]

@@ -40,6 +40,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Query.documents": OWN,
     "Query.course": ("null", "null", "null"),  # the id names no course
     "Query.courses": ("empty", "empty", "empty"),
+    "Query.previewLink": ("value", "value", "value"),
     "Query.transcription": HIDDEN,
     "Query.transcriptions": OWN,
     "Query.transcriptionModels": ("value", "value", "value"),
@@ -75,6 +76,8 @@ FIELDS = {
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
     " averageConfidence processingSeconds warnings percent isCurrent revision text segments export"
     " createdAt updatedAt completedAt",
+    "LinkPreview": "platform title durationSeconds isLive lecture",
+    "LinkRefused": "failure message",
     "TranscriptSegment": "index startSeconds endSeconds text confidence",
     "TranscriptionModel": "name isDefault languages",
     "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
@@ -142,6 +145,8 @@ class Stage:
             item = self.transcription
         if taken == {"id"}:
             return {"id": item}
+        if taken == {"url"}:
+            return {"url": self.link()}
         if taken == {"ids"}:
             return {"ids": [item]}
         if not taken:

@@ -26,7 +26,7 @@ from app.ingest.model import (
 )
 from app.ingest.net.guard import GuardedClient
 from app.ingest.net.retries import PATIENCE, Patience
-from app.ingest.net.sniffing import form_of_file
+from app.ingest.net.sniffing import form_of_file, media_chunks
 from app.ingest.sources.registry import resolve_by, sources_of
 from app.settings import Settings
 from app.transcript.model import Transcript
@@ -82,6 +82,15 @@ class MediaDownloader:
     async def resolve(self, request: LectureRequest) -> ResolvedLecture:
         """Ask the sources, one after the other, what and where the recording is."""
         return await resolve_by(self._sources, request)
+
+    async def require_reachable(self, location: MediaLocation) -> None:
+        """Ask for the first bytes; raise `IngestFailed` where they are none of a medium."""
+        client = self._client.sending(location.headers)
+        async with (
+            client.stream("GET", location.url) as response,
+            aclosing(media_chunks(response)) as chunks,
+        ):
+            await anext(chunks)
 
     async def download(
         self, lecture: ResolvedLecture, location: MediaLocation, attempt: Attempt

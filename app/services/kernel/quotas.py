@@ -41,6 +41,7 @@ class Quota(StrEnum):
     DOWNLOADS = "downloads"
     UPLOADS = "uploads"
     TRANSCRIPTIONS = "transcriptions"
+    PREVIEWS = "previews"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class RequestCounter:
             Quota.DOWNLOADS: settings.rate_limit_downloads,
             Quota.UPLOADS: settings.rate_limit_uploads,
             Quota.TRANSCRIPTIONS: settings.rate_limit_transcriptions,
+            Quota.PREVIEWS: settings.rate_limit_previews,
         }
         return cls(settings.redis_url or "", rates)
 
