@@ -1,6 +1,5 @@
 """The public shape of transcriptions, of their text, and of what is asked of them."""
 
-import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -28,7 +27,6 @@ from app.schema.kernel.shapes import Connection, Node, expose_enum, make_connect
 from app.services.kernel.live import Change
 from app.services.transcripts.text import TranscriptText, page_of_segments
 from app.speech.transcriber import SpeechModel
-from app.transcript.exports import to_srt, to_txt, to_vtt
 from app.transcript.model import Segment
 
 if TYPE_CHECKING:
@@ -112,7 +110,7 @@ async def _lecture(
 
 async def _text(root: "Transcription") -> str | None:
     text = await root.content.load()
-    return None if text is None else text.transcript.text
+    return None if text is None else text.text
 
 
 async def _segments(
@@ -128,7 +126,7 @@ async def _segments(
     ] = None,
 ) -> Connection[TranscriptSegment]:
     text = await root.content.load()
-    segments = () if text is None else text.transcript.segments
+    segments = () if text is None else text.segments
 
     async def count() -> int:
         return len(segments)
@@ -143,17 +141,7 @@ async def _export(
         TranscriptFormat, strawberry.argument(description="Which form.")
     ],
 ) -> str | None:
-    text = await root.content.load()
-    if text is None:
-        return None
-    if format is TranscriptFormat.JSON:
-        return text.payload.decode()
-    write = {
-        TranscriptFormat.SRT: to_srt,
-        TranscriptFormat.VTT: to_vtt,
-        TranscriptFormat.TXT: to_txt,
-    }[format]
-    return await asyncio.to_thread(write, text.transcript)
+    return await root.content.export(format)
 
 
 @strawberry.type

@@ -34,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
+_X32_CALLS = 0x40000000
 _SECCOMP_RET_ALLOW = 0x7FFF0000
 _SECCOMP_RET_ERRNO = 0x00050000
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -76,16 +77,19 @@ def _refuse_sockets() -> None:
 
     Where the machine is of another kind, or the kernel knows no filters, nothing is refused.
     """
-    calls = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+    # The architecture (audit.h); the numbers of socket, and of io_uring_setup, which opens them too.
+    calls = {"x86_64": (0xC000003E, 41, 425), "aarch64": (0xC00000B7, 198, 425)}
     if sys.platform != "linux" or os.uname().machine not in calls:
         return
-    architecture, socket_call = calls[os.uname().machine]
-    load, jump_if_equal, answer = 0x20, 0x15, 0x06
+    architecture, *refused = calls[os.uname().machine]
+    load, jump_if_equal, jump_if_at_least, answer = 0x20, 0x15, 0x35, 0x06
     instructions = (
-        (load, 0, 0, 4),  # The architecture that the call was made for.
-        (jump_if_equal, 0, 3, architecture),
+        (load, 0, 0, 4),  # The architecture that the call was made for: no other's numbers count.
+        (jump_if_equal, 0, 4, architecture),
         (load, 0, 0, 0),  # The call's number.
-        (jump_if_equal, 0, 1, socket_call),
+        (jump_if_at_least, 2, 0, _X32_CALLS),
+        (jump_if_equal, 1, 0, refused[0]),
+        (jump_if_equal, 0, 1, refused[1]),
         (answer, 0, 0, _SECCOMP_RET_ERRNO | errno.EPERM),
         (answer, 0, 0, _SECCOMP_RET_ALLOW),
     )

@@ -11,7 +11,9 @@ from app.services.lectures.remove import remove_lectures
 
 def _items(row: Any) -> Iterator[StoredItem]:
     if row.audio_storage_key is not None:
-        yield StoredAudio(row.audio_storage_key, duration_seconds=row.duration_seconds)
+        yield StoredAudio(
+            row.audio_storage_key, row.audio_bytes, duration_seconds=row.duration_seconds
+        )
     if row.upload_storage_key is not None:
         yield StoredItem(row.upload_storage_key, row.upload_bytes, row.checksum)
     if row.transcript_storage_key is not None:
@@ -29,7 +31,7 @@ LECTURES = Stored(
     folders=("audio/", "transcripts/", "uploads/"),
     table=Lecture,
     keys=(Lecture.audio_storage_key, Lecture.transcript_storage_key, Lecture.upload_storage_key),
-    known=(Lecture.duration_seconds, Lecture.upload_bytes, Lecture.checksum),
+    known=(Lecture.duration_seconds, Lecture.audio_bytes, Lecture.upload_bytes, Lecture.checksum),
     items=_items,
     shared=Shared(UserLecture.lecture_id, remove_lectures),
     job=JobKind.DOWNLOAD_LECTURE,

@@ -14,6 +14,7 @@ from app.domain import FieldErrorCode, LectureSource, LectureStatus
 from app.errors import InvalidInput, RateLimited
 from app.ingest.net.sniffing import form_of
 from app.services.kernel.incoming import IncomingFile, checked_filename
+from app.services.kernel.kept_alive import kept_alive
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.quotas import Allowance, Quota
 from app.services.kernel.storage_keys import upload_key
@@ -40,6 +41,8 @@ EXTENSIONS = [
     "mka",
 ]
 _HEAD_BYTES = 512
+_NOT_TAKEN = (b"\x0bw", b"\x47")
+"""Media that links may lead to, and that nobody uploads: AC-3 alone, MPEG-TS."""
 
 
 async def upload_lecture(
@@ -126,7 +129,10 @@ async def _record(
         if lecture.status is LectureStatus.FAILED:
             if lecture.upload_storage_key is None:
                 lecture.upload_storage_key, is_kept = upload_key(lecture.id), True
-                await storage.move_file(str(values["upload_storage_key"]), upload_key(lecture.id))
+                async with kept_alive(unit.session):  # A bucket copies it.
+                    await storage.move_file(
+                        str(values["upload_storage_key"]), upload_key(lecture.id)
+                    )
             states.queue_again(lecture)
         if lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)
@@ -181,6 +187,6 @@ async def _media_only(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _require_media(head: bytes) -> None:
     if not head:
         raise InvalidInput.at("file", "The file is empty.", FieldErrorCode.REQUIRED)
-    if form_of(head) != "media":
+    if form_of(head) != "media" or head.startswith(_NOT_TAKEN):
         message = "The file is no recording of a kind that is read."
         raise InvalidInput.at("file", message, FieldErrorCode.UNSUPPORTED)

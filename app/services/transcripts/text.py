@@ -2,26 +2,25 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from uuid import UUID
 
+from app.domain import TranscriptFormat
 from app.errors import BadUserInput, ObjectNotFound
 from app.services.kernel.keyset import CodeKey, Page, decode_code, make_page, page_size
 from app.services.transcripts.payload import load
 from app.storage.protocol import ObjectStore
+from app.transcript.exports import to_srt, to_txt, to_vtt
 from app.transcript.model import Segment, Transcript
 
 READS_AT_ONCE = 4
 """Of all answers of a process: each holds a whole transcript while it is parsed."""
 _NOWHERE = UUID(int=0)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedText:
-    """The payload as it is stored, and what it says."""
-
-    payload: bytes
-    transcript: Transcript
+_WRITERS = {
+    TranscriptFormat.SRT: to_srt,
+    TranscriptFormat.VTT: to_vtt,
+    TranscriptFormat.TXT: to_txt,
+}
 
 
 class TranscriptText:
@@ -33,22 +32,43 @@ class TranscriptText:
         self._storage = storage
         self._turns = turns
         self._key = storage_key
-        self._loading: asyncio.Task[LoadedText | None] | None = None
+        self._loading: asyncio.Task[Transcript | None] | None = None
 
-    async def load(self) -> LoadedText | None:
-        """Return the text; None until COMPLETED, or where it was deleted a moment ago."""
-        if self._key is None:
-            return None
+    async def load(self) -> Transcript | None:
+        """Return the transcript without its words, read once; None where there is none (any more).
+
+        An answer may have a hundred: the words of a lecture take a hundred times its text.
+        """
         if self._loading is None:
-            self._loading = asyncio.ensure_future(self._load(self._key))
+            self._loading = asyncio.ensure_future(self._load())
         return await asyncio.shield(self._loading)
 
-    async def _load(self, key: str) -> LoadedText | None:
+    async def export(self, form: TranscriptFormat) -> str | None:
+        """Return the transcript in that form; None where there is none (any more)."""
         async with self._turns:
-            try:
-                return LoadedText(*await load(self._storage, key))
-            except ObjectNotFound:
+            found = await self._read()
+            if found is None:
                 return None
+            payload, transcript = found
+            if form is TranscriptFormat.JSON:
+                return payload.decode()
+            return await asyncio.to_thread(_WRITERS[form], transcript)
+
+    async def _load(self) -> Transcript | None:
+        async with self._turns:
+            found = await self._read()
+            if found is None:
+                return None
+            segments = tuple(replace(segment, words=()) for segment in found[1].segments)
+            return replace(found[1], segments=segments)
+
+    async def _read(self) -> tuple[bytes, Transcript] | None:
+        if self._key is None:
+            return None
+        try:
+            return await load(self._storage, self._key)
+        except ObjectNotFound:  # Deleted a moment ago.
+            return None
 
 
 def page_of_segments(

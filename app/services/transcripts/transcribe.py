@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, exists, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Lecture, Transcription, TranscriptionWindow
+from app.db.outages import is_outage
 from app.domain import (
     JobKind,
     JobState,
@@ -101,7 +102,9 @@ class Transcriptions(JobHandler):
             return await self._retry_or_fail(
                 lease, SpeechFailed(TranscriptionFailure.NO_AUDIO, _GONE, transient=True)
             )
-        except (StorageError, OSError):
+        except (StorageError, OSError) as error:
+            if is_outage(error):
+                raise
             log.exception("transcription_failed", transcription_id=str(lease.subject_id))
             message = "The audio could not be transcribed."
             trouble = SpeechFailed(TranscriptionFailure.INTERNAL, message, transient=True)
@@ -151,7 +154,12 @@ class Transcriptions(JobHandler):
             nonlocal last_told
             if task.opening and time.monotonic() - last_told >= _PROGRESS_SECONDS:
                 last_told = time.monotonic()
-                await self._tell_progress(lease, seconds / task.opening.duration_seconds)
+                try:
+                    await self._tell_progress(lease, seconds / task.opening.duration_seconds)
+                except Exception as error:
+                    if not is_outage(error):
+                        raise
+                    log.warning("progress_unwritten", reason=type(error).__name__)
 
         hearing = self._transcriber.transcribe(
             audio,
@@ -220,7 +228,7 @@ class Transcriptions(JobHandler):
                 delete(TranscriptionWindow).where(TranscriptionWindow.transcription_id == row.id)
             )
             garbage = await settle_current(unit, self._storage, lecture)
-            if not self._keeps_audio and lecture.audio_storage_key is not None:
+            if lecture.audio_storage_key is not None and not await self._needs_audio(unit, row):
                 garbage.append(lecture.audio_storage_key)
                 lecture.audio_storage_key = lecture.audio_bytes = None
             await self._announce(unit, row)
@@ -228,6 +236,15 @@ class Transcriptions(JobHandler):
             await ledger.finish(unit.session, lease)
         await delete_objects(self._storage, garbage)
         return JobState.DONE
+
+    async def _needs_audio(self, unit: UnitOfWork, row: Transcription) -> bool:
+        """Whether the audio stays: for good, or until another model has heard it too."""
+        others = exists().where(
+            Transcription.lecture_id == row.lecture_id,
+            Transcription.id != row.id,
+            Transcription.status.in_(states.RUNNING),
+        )
+        return self._keeps_audio or bool(await unit.session.scalar(select(others)))
 
     async def _retry_or_fail(self, lease: Lease, failure: SpeechFailed) -> str:
         attempts = lease.attempt + 1
