@@ -77,7 +77,7 @@ def _refuse_sockets() -> None:
 
     Where the machine is of another kind, or the kernel knows no filters, nothing is refused.
     """
-    # The architecture (audit.h); the numbers of socket, and of io_uring_setup, which opens them too.
+    # The architecture (audit.h), and the numbers of socket and io_uring_setup: both open some.
     calls = {"x86_64": (0xC000003E, 41, 425), "aarch64": (0xC00000B7, 198, 425)}
     if sys.platform != "linux" or os.uname().machine not in calls:
         return

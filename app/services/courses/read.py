@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.viewer import Viewer
 from app.db.models import Course
 from app.errors import BadUserInput
-from app.services.kernel.keyset import CodeKey, Page, decode_code, make_page, page_size
+from app.services.kernel.keyset import ByCode, Page, read_page
 from app.services.kernel.text import is_storable
 
 MAX_SEARCH_CHARACTERS = 200
@@ -40,17 +40,9 @@ async def list_courses(
     session: AsyncSession, viewer: Viewer, search: str | None, first: int | None, after: str | None
 ) -> Page[Course]:
     """Return a page of the catalogue by code; ``search`` looks into code, title and instructor."""
-    size, position = page_size(first), decode_code(after)
-    query = select(Course).where(_matching(viewer, search)).order_by(Course.code, Course.id)
-    if position is not None:
-        query = query.where(
-            or_(
-                Course.code > position.code,
-                and_(Course.code == position.code, Course.id > position.id),
-            )
-        )
-    rows = (await session.scalars(query.limit(size + 1))).all()
-    return make_page(rows, [CodeKey(row.code, row.id) for row in rows], size, after=after)
+    query = select(Course).where(_matching(viewer, search))
+    order = ByCode(Course.code, Course.id)
+    return await read_page(session, query, order, lambda row: row[0], first, after)
 
 
 async def count_courses(session: AsyncSession, viewer: Viewer, search: str | None) -> int:

@@ -12,15 +12,7 @@ from app.auth.viewer import Viewer
 from app.db.models import Course, Document, UserDocument
 from app.services.courses.read import visible_to
 from app.services.kernel.file_grants import FileGrant, Reader
-from app.services.kernel.keyset import (
-    Linked,
-    Page,
-    TimeKey,
-    beyond,
-    decode_time,
-    make_page,
-    page_size,
-)
+from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +87,20 @@ async def list_documents(
     after: str | None,
 ) -> Page[Linked[OwnDocument]]:
     """Return a page of the viewer's documents by when they were linked, newest first."""
-    size, position = page_size(first), decode_time(after)
     course = and_(Course.id == Document.course_id, visible_to(viewer))
     query = (
-        select(Document, UserDocument.filename, UserDocument.created_at)
+        select(Document, UserDocument.filename)
         .join(UserDocument, UserDocument.document_id == Document.id)
         .outerjoin(Course, course)
         .options(contains_eager(Document.course))
         .where(UserDocument.user_id == viewer.id)
-        .order_by(UserDocument.created_at.desc(), UserDocument.document_id)
     )
     if course_id is not None:
         query = query.where(Document.course_id == course_id)
-    if position is not None:
-        query = query.where(beyond(UserDocument.created_at, UserDocument.document_id, position))
-    rows = (await session.execute(query.limit(size + 1))).all()
-    keys = [TimeKey(linked_at, document.id) for document, _, linked_at in rows]
-    linked = [Linked(OwnDocument(document, name), at) for document, name, at in rows]
-    return make_page(linked, keys, size, after=after)
+    order = NewestFirst(UserDocument.created_at, UserDocument.document_id)
+    return await read_page(
+        session, query, order, lambda row: Linked(OwnDocument(row[0], row[1]), row[2]), first, after
+    )
 
 
 async def count_documents(session: AsyncSession, viewer: Viewer, course_id: UUID | None) -> int:

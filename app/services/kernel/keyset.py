@@ -6,13 +6,14 @@ A cursor is base64url of a JSON array, opaque to clients: the ordering columns' 
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, Select, and_, or_
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.errors import BadUserInput
@@ -21,6 +22,7 @@ MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
 
 Row = TypeVar("Row")
+Shaped = TypeVar("Shaped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,8 @@ def encode(key: TimeKey | CodeKey) -> str:
     return base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
 
 
-def decode_time(cursor: str | None) -> TimeKey | None:
+def decode_time(cursor: str) -> TimeKey:
     """Return the position that the cursor names, or raise `BadUserInput`."""
-    if cursor is None:
-        return None
     position, row_id = _decode(cursor)
     try:
         at = datetime.fromisoformat(position)
@@ -86,10 +86,8 @@ def decode_time(cursor: str | None) -> TimeKey | None:
         raise BadUserInput(_BAD_CURSOR, "after") from None
 
 
-def decode_code(cursor: str | None) -> CodeKey | None:
+def decode_code(cursor: str) -> CodeKey:
     """Return the position that the cursor names, or raise `BadUserInput`."""
-    if cursor is None:
-        return None
     code, row_id = _decode(cursor)
     if "\x00" in code:
         raise BadUserInput(_BAD_CURSOR, "after")
@@ -123,11 +121,81 @@ def make_page(
     return Page(shown, cursors, has_next=len(rows) > size, has_previous=after is not None)
 
 
-def beyond(
-    at: InstrumentedAttribute[datetime], row_id: InstrumentedAttribute[UUID], position: TimeKey
-) -> ColumnElement[bool]:
-    """Return the condition of the rows after the position, newest first and by id.
+@dataclass(frozen=True, slots=True)
+class NewestFirst:
+    """An order by time and, where that is the same, by id."""
 
-    It is written so that an index on (at DESC, id) serves it as one range.
+    at: InstrumentedAttribute[datetime]
+    row_id: InstrumentedAttribute[UUID]
+
+    @property
+    def place(self) -> tuple[Any, Any]:
+        """The columns that tell where a row stands."""
+        return self.at, self.row_id
+
+    @property
+    def columns(self) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        """What the rows are ordered by."""
+        return self.at.desc(), self.row_id.asc()
+
+    def after(self, cursor: str) -> ColumnElement[bool]:
+        """Return the condition of the rows after the cursor, or raise `BadUserInput`.
+
+        It is written so that an index on (at DESC, id) serves it as one range.
+        """
+        position = decode_time(cursor)
+        return and_(self.at <= position.at, or_(self.at < position.at, self.row_id > position.id))
+
+    def key(self, at: datetime, row_id: UUID) -> TimeKey:
+        """Return the position of a row."""
+        return TimeKey(at, row_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ByCode:
+    """An order by code and id."""
+
+    code: InstrumentedAttribute[str]
+    row_id: InstrumentedAttribute[UUID]
+
+    @property
+    def place(self) -> tuple[Any, Any]:
+        """The columns that tell where a row stands."""
+        return self.code, self.row_id
+
+    @property
+    def columns(self) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        """What the rows are ordered by."""
+        return self.code.asc(), self.row_id.asc()
+
+    def after(self, cursor: str) -> ColumnElement[bool]:
+        """Return the condition of the rows after the cursor, or raise `BadUserInput`."""
+        position = decode_code(cursor)
+        return or_(
+            self.code > position.code, and_(self.code == position.code, self.row_id > position.id)
+        )
+
+    def key(self, code: str, row_id: UUID) -> CodeKey:
+        """Return the position of a row."""
+        return CodeKey(code, row_id)
+
+
+async def read_page(
+    session: AsyncSession,
+    query: Select[*tuple[Any, ...]],
+    order: NewestFirst | ByCode,
+    make: Callable[[Any], Shaped],
+    first: int | None,
+    after: str | None,
+) -> Page[Shaped]:
+    """Return the page of the query's rows, in the order, that follows the cursor.
+
+    ``make`` takes a row of the query.  Raises `BadUserInput` for a size or cursor that is none.
     """
-    return and_(at <= position.at, or_(at < position.at, row_id > position.id))
+    size = page_size(first)
+    if after is not None:
+        query = query.where(order.after(after))
+    query = query.add_columns(*order.place).order_by(*order.columns)
+    rows = (await session.execute(query.limit(size + 1))).all()
+    keys = [order.key(row[-2], row[-1]) for row in rows]
+    return make_page([make(row) for row in rows], keys, size, after=after)

@@ -17,15 +17,7 @@ from app.domain import LectureSource, LectureStatus
 from app.services.courses.read import visible_to
 from app.services.kernel.access import require_admin
 from app.services.kernel.file_grants import FileGrant, Reader
-from app.services.kernel.keyset import (
-    Linked,
-    Page,
-    TimeKey,
-    beyond,
-    decode_time,
-    make_page,
-    page_size,
-)
+from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
 
 Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
@@ -145,18 +137,11 @@ async def list_lectures(
     after: str | None,
 ) -> Page[Linked[Lecture]]:
     """Return a page of the viewer's lectures by when they were linked, newest first."""
-    size, position = page_size(first), decode_time(after)
-    query = select(Lecture, UserLecture.created_at).join(
-        UserLecture, UserLecture.lecture_id == Lecture.id
-    )
+    query = select(Lecture).join(UserLecture, UserLecture.lecture_id == Lecture.id)
     query = as_seen_by(viewer, query)
     query = query.where(UserLecture.user_id == viewer.id, *wanted.conditions)
-    if position is not None:
-        query = query.where(beyond(UserLecture.created_at, UserLecture.lecture_id, position))
-    query = query.order_by(UserLecture.created_at.desc(), UserLecture.lecture_id)
-    rows = (await session.execute(query.limit(size + 1))).all()
-    keys = [TimeKey(linked_at, lecture.id) for lecture, linked_at in rows]
-    return make_page([Linked(*row) for row in rows], keys, size, after=after)
+    order = NewestFirst(UserLecture.created_at, UserLecture.lecture_id)
+    return await read_page(session, query, order, lambda row: Linked(row[0], row[1]), first, after)
 
 
 async def count_lectures(session: AsyncSession, viewer: Viewer, wanted: LectureFilter) -> int:
@@ -183,14 +168,9 @@ async def list_all_lectures(
 ) -> Page[Linked[Lecture]]:
     """Return a page of every user's lectures, newest first; admins only."""
     require_admin(viewer)
-    size, position = page_size(first), decode_time(after)
     query = as_seen_by(viewer, select(Lecture).where(*_of_status(status)))
-    if position is not None:
-        query = query.where(beyond(Lecture.created_at, Lecture.id, position))
-    query = query.order_by(Lecture.created_at.desc(), Lecture.id)
-    rows = (await session.scalars(query.limit(size + 1))).all()
-    keys = [TimeKey(row.created_at, row.id) for row in rows]
-    return make_page([Linked(row, None) for row in rows], keys, size, after=after)
+    order = NewestFirst(Lecture.created_at, Lecture.id)
+    return await read_page(session, query, order, lambda row: Linked(row[0], None), first, after)
 
 
 async def count_all_lectures(session: AsyncSession, status: LectureStatus | None) -> int:

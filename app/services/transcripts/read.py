@@ -10,7 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased, with_expression
 from app.auth.viewer import Viewer
 from app.db.models import Lecture, Transcription, UserLecture
 from app.domain import TranscriptionSource, TranscriptionStatus
-from app.services.kernel.keyset import Page, TimeKey, beyond, decode_time, make_page, page_size
+from app.services.kernel.keyset import NewestFirst, Page, read_page
 from app.services.kernel.live import Feed, Versions
 from app.services.lectures.read import linked, real_id
 
@@ -79,14 +79,9 @@ async def list_transcriptions(
     after: str | None,
 ) -> Page[Transcription]:
     """Return a page of those of the viewer's lectures, newest first."""
-    size, position = page_size(first), decode_time(after)
     query = _transcriptions(viewer).where(*_filters(viewer, lecture_id, status))
-    if position is not None:
-        query = query.where(beyond(Transcription.created_at, Transcription.id, position))
-    query = query.order_by(Transcription.created_at.desc(), Transcription.id)
-    rows = (await session.scalars(query.limit(size + 1))).all()
-    keys = [TimeKey(row.created_at, row.id) for row in rows]
-    return make_page(rows, keys, size, after=after)
+    order = NewestFirst(Transcription.created_at, Transcription.id)
+    return await read_page(session, query, order, lambda row: row[0], first, after)
 
 
 async def count_transcriptions(

@@ -75,9 +75,9 @@ def page_of_segments(
     segments: Sequence[Segment], first: int | None, after: str | None
 ) -> Page[tuple[int, Segment]]:
     """Return the page of the segments, each with its index, behind the one that a cursor names."""
-    size, position = page_size(first), decode_code(after)
-    start = 0
-    if position is not None:
+    size, start = page_size(first), 0
+    if after is not None:
+        position = decode_code(after)
         if not (position.code.isascii() and position.code.isdigit() and len(position.code) < 10):
             raise BadUserInput("`after` is not a cursor of this list.", "after")
         start = int(position.code) + 1
