@@ -100,11 +100,17 @@ class Recognizer:
         return dict(probabilities)
 
     def passages(
-        self, samples: Samples, language: str, *, differently: bool = False
+        self,
+        samples: Samples,
+        language: str,
+        *,
+        differently: bool = False,
+        most_tokens: int | None = None,
     ) -> Iterator[Passage]:
         """Yield what is heard in samples of speech alone, as it is heard.
 
         ``differently``: with more chance and less repetition, for what went wrong before.
+        ``most_tokens`` ends each window there.
         """
         options: dict[str, Any] = {
             "language": language,
@@ -113,6 +119,7 @@ class Recognizer:
             "repetition_penalty": _REPETITION_PENALTY if differently else 1.0,
             "condition_on_previous_text": False,
             "word_timestamps": True,
+            "max_new_tokens": most_tokens,
             "vad_filter": False,
         }
         if self._batch_size > 1:
