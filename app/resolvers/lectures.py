@@ -217,7 +217,11 @@ class LectureMutations:
         """Stop a lecture that waits or is being downloaded."""
         backends = info.context.app.backends
         lecture = await request.cancel_download(
-            backends.work, backends.scratch, info.context.viewer, parse_uuid(id)
+            backends.work,
+            backends.storage,
+            backends.scratch,
+            info.context.viewer,
+            parse_uuid(id),
         )
         return LecturePayload(lecture=Lecture.from_model(lecture))
 

@@ -1,9 +1,11 @@
 """Recordings that are uploaded: judged by their bytes, heard through the API, kept once."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import av
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from app.embedded.panopto import PanoptoSimulator, Recording
 from app.embedded.sample_media import make_audio, make_lecture
 from app.settings import Settings, load_settings
-from tests.support.service import LECTURE, Client, Service, running_service
+from tests.support.service import LECTURE, Client, Service, running_service, running_worker
 from tests.support.wait import wait_until
 
 UPLOAD = (
@@ -235,6 +237,94 @@ async def test_uploads_count_for_the_user_s_bytes(
         again = await upload(ada, service.course, content, "a.mp4")
         assert not again["created"]
         assert (await ada.run("{ viewer { storedBytes } }")) == {"storedBytes": len(content)}
+
+
+UNLINK = """mutation ($id: ID!) { unlinkLecture(id: $id) {
+  ... on UnlinkLecturePayload { deleted } } }"""
+CANCEL = "mutation ($id: ID!) { cancelLectureDownload(id: $id) { __typename } }"
+RETRY = """mutation ($id: ID!) { retryLectureDownload(id: $id) {
+  __typename ... on Error { message } } }"""
+STORED = "{ viewer { storedBytes } }"
+
+
+async def test_the_same_bytes_at_once_are_one_lecture(service: Service, tmp_path: Path) -> None:
+    content = make_audio(tmp_path / "a.mp3", 5, "libmp3lame").read_bytes()
+    users = [service.user(f"student-{number}") for number in range(4)]
+    answers = await asyncio.gather(
+        *(upload(users[i % 4], service.course, content, f"{i}.mp3") for i in range(12))
+    )
+    (id_,) = {answer["lecture"]["id"] for answer in answers}
+    assert sum(answer["created"] for answer in answers) == 1
+    await users[0].until(id_, "COMPLETED")
+    for number, user in enumerate(users):
+        own = (await user.run(MORE, id=id_))["filename"]
+        assert int(own.removesuffix(".mp3")) % 4 == number
+    await wait_until(lambda: service.stored() == {f"audio/{id_}.m4a"}, "no copy is left")
+    other = await upload(users[0], uuid4(), content, "other.mp3")
+    assert (other["created"], other["lecture"]["id"] != id_) == (True, True)
+
+
+async def test_audio_is_saved_under_a_name_that_tells_what_it_is(
+    service: Service, tmp_path: Path
+) -> None:
+    ada, ben = service.user("ada"), service.user("ben")
+    for number, (filename, title, saved) in enumerate(
+        [("Zelle 1.mp3", None, "Zelle 1.m4a"), ("x.mp3", "Week 1/2", "Week 1-2.m4a")]
+    ):
+        content = make_audio(tmp_path / "a.mp3", 2 + number, "libmp3lame").read_bytes()
+        id_ = (await upload(ada, service.course, content, filename, title))["lecture"]["id"]
+        await upload(ben, service.course, content, "of-ben.mp3")
+        path = (await ada.until(id_, "COMPLETED")) and f"/api/lectures/{id_}/audio"
+        disposition = (await ada.get(path)).headers["content-disposition"]
+        assert disposition == f'inline; filename="{saved}"'
+        disposition = (await ben.get(path)).headers["content-disposition"]
+        assert disposition == f'inline; filename="{saved if title else "of-ben.m4a"}"'
+
+
+async def test_what_is_cancelled_or_unlinked_leaves_no_file(
+    service_settings: Settings, simulator: PanoptoSimulator, tmp_path: Path
+) -> None:
+    content = make_audio(tmp_path / "a.mp3", 5, "libmp3lame").read_bytes()
+    async with running_service(service_settings, simulator, worker=False) as service:
+        ada, ben = service.user("ada"), service.user("ben")
+        id_ = (await upload(ada, service.course, content, "a.mp3"))["lecture"]["id"]
+        assert service.stored() == {f"uploads/{id_}"}
+        assert (await ada.run(STORED))["storedBytes"] == len(content)
+        assert await ada.run(CANCEL, id=id_) == {"__typename": "LecturePayload"}
+        assert service.stored() == set()
+        assert (await ada.run(STORED))["storedBytes"] == 0
+        refused = await ada.run(RETRY, id=id_)
+        assert refused["message"] == "The uploaded file is gone: upload it again."
+        again = await upload(ada, service.course, content, "a.mp3")
+        assert (again["created"], again["lecture"]["id"]) == (False, id_)
+        assert again["lecture"]["status"] == "PENDING"
+        await upload(ben, service.course, content, "b.mp3")
+        assert service.stored() == {f"uploads/{id_}"}
+        for user, deleted in ((ada, False), (ben, True)):
+            assert (await user.run(UNLINK, id=id_))["deleted"] is deleted
+        assert service.stored() == set()
+
+
+async def test_a_file_that_is_gone_is_told_and_sent_again(
+    service_settings: Settings, simulator: PanoptoSimulator, tmp_path: Path
+) -> None:
+    content = make_audio(tmp_path / "a.mp3", 5, "libmp3lame").read_bytes()
+    async with running_service(service_settings, simulator, worker=False) as service:
+        ada = service.user("ada")
+        id_ = (await upload(ada, service.course, content, "a.mp3"))["lecture"]["id"]
+        service.lose(f"uploads/{id_}")
+        async with running_worker(service_settings):
+            lecture = await ada.until(id_, "COMPLETED", "FAILED")
+        assert lecture["failure"] == "SOURCE_NOT_FOUND"
+        assert lecture["errorMessage"] == "The uploaded file is gone: upload it again."
+        assert await ada.run(RETRY, id=id_) == {
+            "__typename": "ConflictError",
+            "message": "The uploaded file is gone: upload it again.",
+        }
+        await upload(ada, service.course, content, "a.mp3")
+        async with running_worker(service_settings):
+            assert (await ada.until(id_, "COMPLETED", "FAILED"))["status"] == "COMPLETED"
+        assert service.stored() == {f"audio/{id_}.m4a"}
 
 
 async def test_many_links_are_judged_one_by_one(service: Service, recording: Recording) -> None:

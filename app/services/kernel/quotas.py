@@ -19,7 +19,7 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import Document, Lecture, User, UserDocument, UserLecture
@@ -183,8 +183,10 @@ def _own_documents(user_id: UUID, *columns: Any) -> Select[*tuple[Any, ...]]:
 
 
 def _own_uploads(user_id: UUID, *columns: Any) -> Select[*tuple[Any, ...]]:
+    """Select from the user's uploads: those of which something is stored."""
+    is_stored = or_(Lecture.upload_storage_key.is_not(None), Lecture.audio_storage_key.is_not(None))
     query = select(*columns).select_from(UserLecture).join(Lecture)
-    return query.where(UserLecture.user_id == user_id)
+    return query.where(UserLecture.user_id == user_id, is_stored)
 
 
 async def _limited(

@@ -55,7 +55,9 @@ log = structlog.get_logger()
 RETRIED = "retried"
 _RECOVERY_SECONDS = 1.0
 _TIDY_SECONDS = 4.0
-_IN_THE_FILE = frozenset({LectureFailure.NO_AUDIO, LectureFailure.TRUNCATED})
+_IN_THE_FILE = frozenset(
+    {LectureFailure.NO_AUDIO, LectureFailure.TRUNCATED, LectureFailure.SOURCE_NOT_FOUND}
+)
 
 
 @dataclass(slots=True)
@@ -206,7 +208,7 @@ class LectureDownloads(JobHandler):
                 audio = await stack.enter_async_context(self._pipeline.audio_in(source, attempt))
                 return _Result(audio, await self._staged(stack, attempt), None, None)
         except ObjectNotFound:
-            message = "The uploaded file is gone."
+            message = "The uploaded file is gone: upload it again."
             raise IngestFailed(LectureFailure.SOURCE_NOT_FOUND, message) from None
 
     async def _staged(self, stack: AsyncExitStack, attempt: Attempt) -> StagedAudio:
@@ -295,7 +297,7 @@ class LectureDownloads(JobHandler):
                 if result.confirmed is not None:
                     lecture.stream_url = None
                 await self._arrival.settle(unit, lecture, result.captions, prepared)
-                garbage = _forget_upload(lecture)
+                garbage = states.forget_upload(lecture)
                 await self._announce(unit, lecture.id)
                 await ledger.finish(unit.session, lease)
         if merged:
@@ -341,7 +343,7 @@ class LectureDownloads(JobHandler):
             lecture = await self._locked(unit, lease)
             states.fail(lecture, failure.failure, failure.message)
             # Another try would find the same in it.
-            garbage = _forget_upload(lecture) if failure.failure in _IN_THE_FILE else []
+            garbage = states.forget_upload(lecture) if failure.failure in _IN_THE_FILE else []
             async with kept_alive(unit.session), _left_to_the_sweep():
                 await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)
@@ -409,12 +411,6 @@ def _machine_trouble() -> Iterator[None]:
         log.exception("machine_trouble")
         message = "The recording could not be processed."
         raise IngestFailed(LectureFailure.INTERNAL, message, transient=True) from error
-
-
-def _forget_upload(lecture: Lecture) -> list[str]:
-    """Take the uploaded file from the row; return the keys to delete after the commit."""
-    key, lecture.upload_storage_key = lecture.upload_storage_key, None
-    return [] if key is None else [key]
 
 
 def _title(title: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -83,21 +84,22 @@ async def get_audio_grant(
     reader_id, is_admin = reader, False
     if isinstance(reader, Viewer):
         reader_id, is_admin = reader.id, reader.is_admin
-    query = select(Lecture).where(
-        Lecture.id == real_id(lecture_id), Lecture.audio_storage_key.is_not(None)
-    )
+    own = and_(UserLecture.lecture_id == Lecture.id, UserLecture.user_id == reader_id)
+    query = select(Lecture, UserLecture.filename).outerjoin(UserLecture, own)
+    query = query.where(Lecture.id == real_id(lecture_id))
     if not is_admin and reader_id not in admin_ids:
-        mine = exists().where(
-            UserLecture.lecture_id == Lecture.id, UserLecture.user_id == reader_id
-        )
-        query = query.where(mine)
-    lecture = await session.scalar(query)
-    if lecture is None or lecture.audio_storage_key is None:
+        query = query.where(UserLecture.user_id.is_not(None))
+    row = (await session.execute(query)).one_or_none()
+    if row is None:
         return None
+    lecture, uploaded_as = row
+    if lecture.audio_storage_key is None:
+        return None
+    name = lecture.title or PurePath(uploaded_as or "lecture").stem
     changed = lecture.completed_at or lecture.created_at
     return FileGrant(
         storage_key=lecture.audio_storage_key,
-        filename=f"{lecture.title or 'lecture'}.m4a",
+        filename=f"{name.replace('/', '-')}.m4a",  # Of a path only the end would be left.
         mime_type="audio/mp4",
         size_bytes=lecture.audio_bytes,
         etag_seed=f"{lecture.id} {changed.isoformat()} {lecture.audio_bytes}",

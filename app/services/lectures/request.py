@@ -129,12 +129,13 @@ async def retry_download(
 
 
 async def cancel_download(
-    work: Work, scratch: ObjectStore, viewer: Viewer, lecture_id: UUID
+    work: Work, storage: ObjectStore, scratch: ObjectStore, viewer: Viewer, lecture_id: UUID
 ) -> Lecture:
     """Stop a PENDING or DOWNLOADING lecture: FAILED with CANCELLED; its worker is rung.
 
-    What its worker has fetched is the worker's to delete; what waited for the next attempt goes
-    here, or with the sweep where it is on another machine's disk.
+    An uploaded file goes: who wants it after all uploads it again.  What its worker has fetched is
+    the worker's to delete; what waited for the next attempt goes here, or with the sweep where it
+    is on another machine's disk.
     """
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
@@ -144,7 +145,9 @@ async def cancel_download(
             raise Conflict("Others use this lecture too: unlink it instead.")
         await stop_job(unit, lecture.id)
         states.fail(lecture, LectureFailure.CANCELLED, "The download was cancelled.")
+        garbage = states.forget_upload(lecture)
         cancelled = await changed(unit, viewer, lecture)
+    await delete_objects(storage, garbage)
     await delete_objects(scratch, kept_keys(cancelled.id))
     return cancelled
 

@@ -65,6 +65,12 @@ def fail(lecture: Lecture, failure: LectureFailure, message: str) -> None:
     lecture.next_attempt_at = None
 
 
+def forget_upload(lecture: Lecture) -> list[str]:
+    """Take the uploaded file from the row; return the keys to delete after the commit."""
+    key, lecture.upload_storage_key = lecture.upload_storage_key, None
+    return [] if key is None else [key]
+
+
 def _forget_progress(lecture: Lecture) -> None:
     """Forget the progress of the attempt that has ended."""
     lecture.stage = lecture.total_bytes = None

@@ -111,7 +111,7 @@ async def _record(
 ) -> tuple[RequestedLecture, bool]:
     """Make or find the row and link the viewer; return whether the new object is the row's.
 
-    One that has FAILED is worked on again, with these bytes where its own are gone.
+    One that has FAILED is worked on again, with these bytes: its own may be gone.
     """
     async with work.begin() as unit:
         await ensure_user(unit.session, viewer)
@@ -127,12 +127,9 @@ async def _record(
         await allowance.spend(Quota.UPLOADS)
         is_kept = created
         if lecture.status is LectureStatus.FAILED:
-            if lecture.upload_storage_key is None:
-                lecture.upload_storage_key, is_kept = upload_key(lecture.id), True
-                async with kept_alive(unit.session):  # A bucket copies it.
-                    await storage.move_file(
-                        str(values["upload_storage_key"]), upload_key(lecture.id)
-                    )
+            lecture.upload_storage_key, is_kept = upload_key(lecture.id), True
+            async with kept_alive(unit.session):  # A bucket copies it.
+                await storage.move_file(str(values["upload_storage_key"]), upload_key(lecture.id))
             states.queue_again(lecture)
         if lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)

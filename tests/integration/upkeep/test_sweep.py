@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from app.backends import Backends, open_backends
 from app.db import ledger
 from app.db.models import Document, Job, Lecture, User, UserDocument, UserLecture
-from app.domain import JobKind, JobState, LectureFailure, LectureStatus
+from app.domain import JobKind, JobState, LectureFailure, LectureSource, LectureStatus
 from app.errors import StorageError
 from app.services.upkeep import store_sweep
 from app.services.upkeep.doctor import Doctor
@@ -170,12 +170,16 @@ def user() -> User:
 
 async def test_orphans_go_and_everything_else_stays(store: Store) -> None:
     owner, kept, pdf = user(), completed(), document()
-    await store.add(owner, kept, pdf)
+    sent = lecture(source=LectureSource.UPLOAD, checksum="0" * 64, upload_bytes=1)
+    sent.upload_storage_key = f"uploads/{sent.id}"
+    await store.add(owner, kept, sent, pdf)
     await store.add(
         UserLecture(user_id=owner.id, lecture_id=kept.id),
+        UserLecture(user_id=owner.id, lecture_id=sent.id),
         UserDocument(user_id=owner.id, document_id=pdf.id, filename="a.pdf"),
     )
     stays = {
+        await store.put(f"uploads/{sent.id}"),
         await store.put(f"audio/{kept.id}.m4a"),
         await store.put(pdf.storage_key),
         await store.put(f"audio/{uuid4()}.m4a", age_seconds=1),
@@ -185,6 +189,8 @@ async def test_orphans_go_and_everything_else_stays(store: Store) -> None:
     await store.put(f"audio/{uuid4()}.m4a")
     await store.put(f"transcripts/{uuid4()}.json")
     await store.put(f"documents/{uuid4()}.pdf")
+    await store.put(f"uploads/{uuid4()}")
+    await store.put(f"uploads/{kept.id}")
     await store.put(f"audio/{kept.id}_source.1.abcd1234.mp4")
     await store.put(f"documents/{pdf.id}.pdf.abcd1234")
     await store.sweep()
