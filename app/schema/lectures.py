@@ -125,7 +125,8 @@ def _open_url(
 ) -> str | None:
     if root.panopto_url is None:
         return None
-    return link_at(root.panopto_url, root.platform, at_seconds or 0.0)
+    seconds = at_seconds or 0.0
+    return link_at(root.panopto_url, root.platform, root.panopto_session_id, seconds)
 
 
 @strawberry.type

@@ -310,6 +310,35 @@ async def test_the_default_track_is_taken(tmp_path: Path) -> None:
     assert_is_m4a(await extract(source), 3)
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "first_seconds"),
+    [("matroska", "flac", 0), ("mpegts", "mp2", 0), ("mpegts", "aac", 0), ("mpegts", "aac", 9000)],
+)
+async def test_a_silent_first_track_is_passed_over(
+    tmp_path: Path, container: str, codec: str, first_seconds: int
+) -> None:
+    """Wherever its clock begins; nothing of the one with sound is lost by listening first."""
+    source = tmp_path / "in"
+    with av.open(str(source), "w", format=container) as output:
+        streams = [output.add_stream(codec, rate=RATE, layout="stereo") for _ in range(2)]
+        for sound in tone(4):
+            silence = av.AudioFrame(sound.format.name, sound.layout.name, sound.samples)
+            for plane in silence.planes:
+                plane.update(bytes(plane.buffer_size))
+            silence.sample_rate = sound.sample_rate
+            at = sound.pts + first_seconds * RATE
+            for stream, frame in zip(streams, (silence, sound), strict=True):
+                frame.pts, frame.time_base = at, sound.time_base
+                output.mux(stream.encode(frame))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    made = await extract(source)
+    assert_is_m4a(made, 4)
+    with av.open(str(made.path)) as result:
+        levels = [abs(frame.to_ndarray()).max() for frame in result.decode(audio=0)]
+    assert min(levels[3:-3]) > 0.01
+
+
 async def test_no_audio(tmp_path: Path) -> None:
     silent = write_video(tmp_path / "silent.mp4", 1, audio=None)
     assert (await refusal(silent)).failure is LectureFailure.NO_AUDIO

@@ -319,20 +319,21 @@ def _loud(source: InputContainer, streams: list[AudioStream]) -> set[int]:
     """
     loud: set[int] = set()
     quiet = {stream.index: stream for stream in streams}
+    begins = source.start_time or 0
     try:
         for packet in source.demux(*streams):
-            at = float(packet.pts * packet.time_base) if packet.pts is not None else 0.0
-            if not quiet or at > _LISTENED_SECONDS:
+            at = begins if packet.pts is None else packet.pts * packet.time_base * av.time_base
+            if not quiet or at - begins > _LISTENED_SECONDS * av.time_base:
                 break
             stream = quiet.get(packet.stream_index)
             if stream and any(map(_has_sound, decoded(stream, cast(Any, packet)))):
                 del quiet[packet.stream_index]
                 loud.add(packet.stream_index)
-        source.seek(0)
     except MemoryError:
         raise
     except av.FFmpegError:
         pass  # Whoever reads it comes to the same place, and says so.
+    source.seek(begins)
     for stream in streams:
         stream.codec_context.flush_buffers()
     return loud
