@@ -39,7 +39,10 @@ def is_temporary(key: str) -> bool:
 
 
 def upload_key(lecture_id: UUID) -> str:
-    """Return the key of an uploaded recording, until its audio is made."""
+    """Return the key of an uploaded recording, until its audio is made.
+
+    One that is sent again after a failure lies under an id that was drawn for it.
+    """
     return f"uploads/{lecture_id}"
 
 

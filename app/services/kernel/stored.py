@@ -45,10 +45,10 @@ class Stored:
     """Rows that point at objects.
 
     ``folders`` are theirs alone, but for those of features that are registered before; the id of
-    the row is in each name there.  ``keys`` are the columns that name objects, ``beside`` are the
-    keys that go with one; ``items`` says of a row of them what is known of each.  ``shared`` is
-    None where rows go with those of another feature.  ``job`` is the work whose open job may need
-    objects of its own.
+    the row is in each name there, but in that of an upload which was sent again.  ``keys`` are the
+    columns that name objects, ``beside`` are the keys that go with one; ``items`` says of a row of
+    them what is known of each.  ``shared`` is None where rows go with those of another feature.
+    ``job`` is the work whose open job may need objects of its own.
     """
 
     name: str

@@ -14,7 +14,6 @@ from app.domain import FieldErrorCode, LectureSource, LectureStatus
 from app.errors import InvalidInput, RateLimited
 from app.ingest.net.sniffing import form_of
 from app.services.kernel.incoming import IncomingFile, checked_filename
-from app.services.kernel.kept_alive import kept_alive
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.quotas import Allowance, Quota
 from app.services.kernel.storage_keys import upload_key
@@ -69,7 +68,6 @@ async def upload_lecture(
     try:
         requested, is_kept = await _record(
             work,
-            storage,
             viewer,
             _values(lecture_id, course_id, title, stored),
             filename,
@@ -103,7 +101,6 @@ def _values(
 
 async def _record(
     work: Work,
-    storage: ObjectStore,
     viewer: Viewer,
     values: dict[str, object],
     filename: str,
@@ -127,9 +124,8 @@ async def _record(
         await allowance.spend(Quota.UPLOADS)
         is_kept = created
         if lecture.status is LectureStatus.FAILED:
-            lecture.upload_storage_key, is_kept = upload_key(lecture.id), True
-            async with kept_alive(unit.session):  # A bucket copies it.
-                await storage.move_file(str(values["upload_storage_key"]), upload_key(lecture.id))
+            # Under its own key: whoever let the last file go may be about to delete that.
+            lecture.upload_storage_key, is_kept = str(values["upload_storage_key"]), True
             states.queue_again(lecture)
         if lecture.status is LectureStatus.PENDING:
             await enqueue(unit, lecture, viewer)

@@ -171,7 +171,7 @@ def user() -> User:
 async def test_orphans_go_and_everything_else_stays(store: Store) -> None:
     owner, kept, pdf = user(), completed(), document()
     sent = lecture(source=LectureSource.UPLOAD, checksum="0" * 64, upload_bytes=1)
-    sent.upload_storage_key = f"uploads/{sent.id}"
+    sent.upload_storage_key = f"uploads/{uuid4()}"  # Sent again: it has a key of its own.
     await store.add(owner, kept, sent, pdf)
     await store.add(
         UserLecture(user_id=owner.id, lecture_id=kept.id),
@@ -179,7 +179,7 @@ async def test_orphans_go_and_everything_else_stays(store: Store) -> None:
         UserDocument(user_id=owner.id, document_id=pdf.id, filename="a.pdf"),
     )
     stays = {
-        await store.put(f"uploads/{sent.id}"),
+        await store.put(sent.upload_storage_key),
         await store.put(f"audio/{kept.id}.m4a"),
         await store.put(pdf.storage_key),
         await store.put(f"audio/{uuid4()}.m4a", age_seconds=1),
