@@ -130,7 +130,7 @@ class DocumentSubscriptions:
     async def my_documents(self, info: Info) -> AsyncGenerator[DocumentEvent, None]:
         """Yield every change of the viewer's documents."""
         backends, asking = info.context.app.backends, info.context.viewer
-        changes = live.follow(backends.lookout, backends.wakeups, asking, live.DOCUMENTS)
+        changes = live.follow(backends.lookout, backends.wakeups, asking, read.DOCUMENTS)
         async with aclosing(changes):
             async for change in changes:
                 document = None if change.item is None else Document.from_model(change.item)

@@ -299,7 +299,7 @@ class LectureSubscriptions:
     async def my_lectures(self, info: Info) -> AsyncGenerator[LectureEvent, None]:
         """Yield every change of the viewer's lectures."""
         backends, asking = info.context.app.backends, info.context.viewer
-        changes = live.follow(backends.lookout, backends.wakeups, asking, live.LECTURES)
+        changes = live.follow(backends.lookout, backends.wakeups, asking, read.LECTURES)
         async with aclosing(changes):
             async for change in changes:
                 yield LectureEvent.from_change(change)

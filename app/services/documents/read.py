@@ -13,6 +13,7 @@ from app.db.models import Course, Document, UserDocument
 from app.services.courses.read import visible_to
 from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
+from app.services.kernel.live import Feed, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +110,24 @@ async def count_documents(session: AsyncSession, viewer: Viewer, course_id: UUID
     if course_id is not None:
         query = query.join(Document).where(Document.course_id == course_id)
     return await session.scalar(query) or 0
+
+
+async def _versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Document.id, Document.updated_at, UserDocument.filename)
+        .join(UserDocument, UserDocument.document_id == Document.id)
+        .where(UserDocument.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Document.id.in_(ids))
+    return {row.id: (row.updated_at, row.filename) for row in await session.execute(query)}
+
+
+def _version(own: OwnDocument) -> object:
+    return own.document.updated_at, own.filename
+
+
+DOCUMENTS = Feed("document", _versions, get_documents, _version)
+"""What `live.follow` tells of documents."""

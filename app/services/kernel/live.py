@@ -15,17 +15,13 @@ from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.auth.viewer import Viewer
-from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.db.outages import is_outage
 from app.domain import EventKind
 from app.errors import NotFound
 from app.events.wakeups import Ring, Wakeups
-from app.services.documents.read import OwnDocument, get_documents
-from app.services.lectures.read import get_lectures
 
 Sessions = async_sessionmaker[AsyncSession]
 Item = TypeVar("Item")
@@ -205,41 +201,3 @@ def _remember(known: Versions, feed: Feed[Item], change: Change[Item]) -> None:
         known.pop(change.item_id, None)
     else:
         known[change.item_id] = feed.version_of(change.item)
-
-
-async def _lecture_versions(
-    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
-) -> Versions:
-    query = (
-        select(Lecture.id, Lecture.revision)
-        .join(UserLecture, UserLecture.lecture_id == Lecture.id)
-        .where(UserLecture.user_id == viewer.id)
-    )
-    if ids is not None:
-        query = query.where(Lecture.id.in_(ids))
-    return {row.id: row.revision for row in await session.execute(query)}
-
-
-async def _document_versions(
-    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
-) -> Versions:
-    query = (
-        select(Document.id, Document.updated_at, UserDocument.filename)
-        .join(UserDocument, UserDocument.document_id == Document.id)
-        .where(UserDocument.user_id == viewer.id)
-    )
-    if ids is not None:
-        query = query.where(Document.id.in_(ids))
-    return {row.id: (row.updated_at, row.filename) for row in await session.execute(query)}
-
-
-def _lecture_version(lecture: Lecture) -> object:
-    return lecture.revision
-
-
-def _document_version(own: OwnDocument) -> object:
-    return own.document.updated_at, own.filename
-
-
-LECTURES = Feed("lecture", _lecture_versions, get_lectures, _lecture_version)
-DOCUMENTS = Feed("document", _document_versions, get_documents, _document_version)

@@ -19,6 +19,7 @@ from app.services.courses.read import visible_to
 from app.services.kernel.access import require_admin
 from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
+from app.services.kernel.live import Feed, Versions
 
 Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
@@ -183,3 +184,24 @@ async def count_all_lectures(session: AsyncSession, status: LectureStatus | None
 
 def _of_status(status: LectureStatus | None) -> list[ColumnElement[bool]]:
     return LectureFilter(statuses=None if status is None else {status}).conditions
+
+
+async def _versions(
+    session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
+) -> Versions:
+    query = (
+        select(Lecture.id, Lecture.revision)
+        .join(UserLecture, UserLecture.lecture_id == Lecture.id)
+        .where(UserLecture.user_id == viewer.id)
+    )
+    if ids is not None:
+        query = query.where(Lecture.id.in_(ids))
+    return {row.id: row.revision for row in await session.execute(query)}
+
+
+def _version(lecture: Lecture) -> object:
+    return lecture.revision
+
+
+LECTURES = Feed("lecture", _versions, get_lectures, _version)
+"""What `live.follow` tells of lectures."""

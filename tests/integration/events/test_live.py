@@ -14,7 +14,7 @@ from app.backends import open_backends
 from app.db.models import Lecture, User, UserLecture
 from app.services.kernel import live
 from app.services.kernel.unit_of_work import Work
-from app.services.lectures.read import get_lectures
+from app.services.lectures.read import LECTURES, get_lectures
 from app.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -47,7 +47,7 @@ async def test_a_change_between_the_look_and_the_reading_is_told_once(settings: 
         async def versions(
             session: AsyncSession, viewer: Viewer, ids: Collection[UUID] | None
         ) -> live.Versions:
-            found = await live.LECTURES.versions(session, viewer, ids)
+            found = await LECTURES.versions(session, viewer, ids)
             looked.set()
             return found
 
@@ -59,7 +59,7 @@ async def test_a_change_between_the_look_and_the_reading_is_told_once(settings: 
                 await rename(backends.work, lecture_id, "second")
             return await get_lectures(session, viewer, ids)
 
-        feed = dataclasses.replace(live.LECTURES, versions=versions, read=read)
+        feed = dataclasses.replace(LECTURES, versions=versions, read=read)
         changes = live.follow(backends.lookout, backends.wakeups, viewer, feed)
         async with aclosing(changes):
             told = asyncio.create_task(anext(changes))
