@@ -45,14 +45,17 @@ def ends_clause(word: HeardWord) -> bool:
 
 
 def _in_order(words: Iterable[HeardWord], begin: float, end: float) -> Iterator[HeardWord]:
-    """Yield the words between the bounds, each after the one before, and none without a length."""
+    """Yield the words between the bounds, each after the one before, and each with a length.
+
+    An engine piles up words at the end of what it hears: they begin earlier, to have room.
+    """
+    written = [word for word in words if word.text.strip()]
+    least = min(_LEAST_SECONDS, (end - begin) / (len(written) or 1))
     at = begin
-    for word in words:
-        start = min(max(word.start, at), end - _LEAST_SECONDS)
-        stop = min(max(word.end, start + _LEAST_SECONDS), end)
-        if word.text.strip() and start >= at:
-            at = stop
-            yield HeardWord(start, stop, word.text, word.confidence)
+    for left, word in zip(range(len(written), 0, -1), written, strict=True):
+        start = max(at, min(word.start, end - left * least))
+        at = min(max(word.end, start + least), end - (left - 1) * least)
+        yield HeardWord(start, at, word.text, word.confidence)
 
 
 def _parts(words: Sequence[HeardWord]) -> Iterator[Sequence[HeardWord]]:

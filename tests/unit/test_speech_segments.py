@@ -60,6 +60,14 @@ def test_times_stay_within_the_audio() -> None:
     assert (first.start, last.end) == (0, 10)
 
 
+def test_words_that_pile_up_at_the_end_are_all_kept() -> None:
+    heard = [HeardWord(9, 9.99, " and", 0.5), *[HeardWord(10, 10, f" {n}", 0.5) for n in range(20)]]
+    (segment,) = segments_of(heard, 0, 10)
+    assert segment.text == "and " + " ".join(map(str, range(20)))
+    assert segment.words[0].start == 9
+    assert segment.end == pytest.approx(10)
+
+
 def test_confidence_counts_by_length() -> None:
     heard = [HeardWord(0, 3, " long", 1.0), HeardWord(3, 4, " short", 0.0)]
     (segment,) = segments_of(heard, 0, 10)
@@ -88,7 +96,7 @@ _WORDS = st.builds(
 
 @given(st.lists(_WORDS, max_size=40))
 def test_whatever_an_engine_says_segments_follow_each_other(heard: list[HeardWord]) -> None:
-    end = 5.0
+    end, kept = 5.0, ""
     for segment in segments_of(heard, 5.0, 50.0):
         assert end <= segment.start < segment.end <= 50
         at = segment.start
@@ -97,6 +105,8 @@ def test_whatever_an_engine_says_segments_follow_each_other(heard: list[HeardWor
             at = word.end
         assert len(segment.words) == 1 or segment.end - segment.start <= LONGEST_SECONDS
         end = segment.end
+        kept += segment.text
+    assert kept.replace(" ", "") == "".join(word.text.strip() for word in heard)
 
 
 def test_languages_are_those_that_the_engine_knows() -> None:
