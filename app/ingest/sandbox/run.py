@@ -22,7 +22,8 @@ _WRITTEN_BYTES = 1024 * 1024
 _LONG_ANSWER_BYTES = 256 * 1024
 _PROGRAM = "from app.ingest.sandbox.child import main; main()"
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT}
-_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath}
+# OpenBLAS starts a thread for each core when numpy is imported, and maps memory for each.
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)

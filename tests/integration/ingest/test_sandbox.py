@@ -12,6 +12,7 @@ import pytest
 
 from app.ingest.sandbox import child as child_process
 from app.ingest.sandbox.run import (
+    _ENVIRONMENT,
     ChildCrashed,
     ChildKilled,
     ChildRefused,
@@ -200,6 +201,7 @@ async def test_the_limits_are_in_place(pipe: Path) -> None:
     assert {part.split(b"=")[0] for part in environment.split(b"\0") if part} <= {
         b"PATH",
         b"LC_ALL",
+        b"OPENBLAS_NUM_THREADS",
     }
     counting.cancel()
     await asyncio.wait([counting])
@@ -235,3 +237,10 @@ def test_a_child_can_open_no_socket() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
     )
     assert "PermissionError" in done.stderr.splitlines()[-1]
+
+
+def test_numpy_starts_no_thread_for_each_core() -> None:
+    program = "import numpy, os; print(len(os.listdir('/proc/self/task')))"
+    command = [sys.executable, "-I", "-c", program]
+    done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, check=True)
+    assert done.stdout == b"1\n"
