@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.speech.assets import MODEL_DIRECTORY
+from app.speech.languages import CODES
 from app.speech.transcriber import SpeechModel
 
 _WEIGHTS = "model.bin"
@@ -13,16 +14,19 @@ _NEEDED = (_WEIGHTS, "config.json", "tokenizer.json")
 _VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
 _ENGLISH_ONLY_TOKENS = 51_864
 """Whisper's English-only models have no tokens for languages, and one token less than any other."""
+_TOKENS_WITHOUT_CANTONESE = 51_865
+"""Models before large-v3 do not know it, and write something else where they are told to."""
 _LEAST_WEIGHTS_BYTES = 1024 * 1024
 _SAMPLE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model, and where it lies."""
+    """A model, where it lies, and the languages that it can be told, by the engine's codes."""
 
     model: SpeechModel
     folder: Path
+    codes: frozenset[str]
     weights_bytes: int
 
 
@@ -41,6 +45,8 @@ def problem_with_files(folder: Path) -> str | None:
             return f"{_WEIGHTS} is a pointer of Git LFS, not the weights"
     if weights.stat().st_size < _LEAST_WEIGHTS_BYTES:
         return f"{_WEIGHTS} is too small to be weights"
+    if not _tokens(folder):
+        return "its vocabulary has no words"
     return None
 
 
@@ -56,21 +62,29 @@ def folders_of(configured: tuple[tuple[str, Path], ...] | None) -> list[ModelFol
 
 
 def _folder(name: str, folder: Path) -> ModelFolder:
-    if problem_with_files(folder) is not None:
-        languages = ("en",) if name.endswith(".en") else ()
-        return ModelFolder(SpeechModel(name, "", languages), folder, 0)
-    weights_bytes = (folder / _WEIGHTS).stat().st_size
-    languages = ("en",) if _tokens(folder) <= _ENGLISH_ONLY_TOKENS else ()
-    return ModelFolder(SpeechModel(name, _version(folder), languages), folder, weights_bytes)
+    version, weights_bytes = "", 0
+    is_english, codes = name.endswith(".en"), frozenset(CODES.values())
+    if problem_with_files(folder) is None:
+        tokens = _tokens(folder)
+        version, weights_bytes = _version(folder), (folder / _WEIGHTS).stat().st_size
+        is_english = tokens <= _ENGLISH_ONLY_TOKENS
+        codes -= {"yue"} if tokens <= _TOKENS_WITHOUT_CANTONESE else set()
+    if is_english:
+        codes = frozenset({"en"})
+    model = SpeechModel(name, version, ("en",) if is_english else ())
+    return ModelFolder(model, folder, codes, weights_bytes)
 
 
 def _tokens(folder: Path) -> int:
-    """Return how many tokens the model's vocabulary has."""
+    """Return how many tokens the model's vocabulary has, 0 for what is no vocabulary."""
     text = folder / "vocabulary.txt"
     if text.is_file():
         return text.read_bytes().count(b"\n")
-    words: list[str] = json.loads((folder / "vocabulary.json").read_bytes())
-    return len(words)
+    try:
+        words = json.loads((folder / "vocabulary.json").read_bytes())
+    except ValueError:
+        return 0
+    return len(words) if isinstance(words, list) else 0
 
 
 def _version(folder: Path) -> str:

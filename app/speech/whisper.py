@@ -41,6 +41,8 @@ _GIB = 1024**3
 _LEAST_MEMORY_BYTES = 2 * _GIB
 """Of address space, a third of which the base model ever touches; a larger one needs more."""
 _WEIGHTS_COPIES = 3
+_THREAD_BYTES = 128 * 1024**2
+"""The addresses that each further thread takes: its stack, and a heap of its own."""
 _UNBOUNDED_BYTES = 1 << 46
 """A GPU's driver maps more addresses than there is memory."""
 _SOUND_BYTES = 3 * _GIB
@@ -71,10 +73,7 @@ class WhisperTranscriber:
     def supports(self, model: str, language: str) -> bool:
         """Whether the model can be told to hear that language (BCP 47)."""
         folder = self._folders.get(model)
-        code = code_of(language)
-        if folder is None or code is None:
-            return False
-        return not folder.model.languages or code in folder.model.languages
+        return folder is not None and code_of(language) in folder.codes
 
     async def check(self) -> None:
         """Let every model hear a sentence, or raise `ConfigurationError` with one line."""
@@ -104,27 +103,24 @@ class WhisperTranscriber:
             "has_opening": heard.opening is not None,
             "start": heard.windows[-1].end if heard.windows else 0.0,
         }
-        told: asyncio.Queue[Opening | Window] = asyncio.Queue()
+        told: asyncio.Queue[Opening | Window | None] = asyncio.Queue()
 
-        async def answer(question: bytes, _body: bytes) -> tuple[bytes, bytes]:
+        async def answer(question: bytes, body: bytes) -> tuple[bytes, bytes]:
             match json.loads(question):
-                case {"opening": opening}:
-                    told.put_nowait(OPENING.validate_python(opening, strict=False))
-                case {"window": window}:
-                    told.put_nowait(WINDOW.validate_python(window, strict=False))
+                case {"tells": "opening"}:
+                    told.put_nowait(OPENING.validate_json(body))
+                case {"tells": "window"}:
+                    told.put_nowait(WINDOW.validate_json(body))
                 case {"heard": seconds}:
                     await report(seconds)
             return b"{}", b""
 
         async with answering(answer) as descriptor:
             child = asyncio.ensure_future(self._hear(arguments, descriptor, self._folders[model]))
+            child.add_done_callback(lambda _: told.put_nowait(None))
             try:
-                while not (child.done() and told.empty()):
-                    getting = asyncio.ensure_future(told.get())
-                    await asyncio.wait({child, getting}, return_when=asyncio.FIRST_COMPLETED)
-                    if getting.done():
-                        yield getting.result()
-                    getting.cancel()
+                while (each := await told.get()) is not None:
+                    yield each
                 child.result()
             finally:
                 child.cancel()
@@ -152,7 +148,10 @@ class WhisperTranscriber:
                 timeout_seconds=_CHECK_SECONDS,
             )
         except ChildCrashed as error:
-            return f"loading it ended with code {error.return_code}: {error.errors[-300:].strip()}"
+            errors = " ".join(error.errors.split())[-300:]
+            return f"loading it ended with code {error.return_code}: {errors}"
+        except ChildTimedOut:
+            return f"it did not hear four seconds of speech in {_CHECK_SECONDS} s"
         except (ChildError, ChildKilled) as error:
             return f"it cannot be loaded ({error})"
         problem: str | None = answer["problem"]
@@ -172,6 +171,7 @@ class WhisperTranscriber:
 
     def _limits(self, folder: ModelFolder, seconds: float) -> Limits:
         memory_bytes = max(_LEAST_MEMORY_BYTES, _GIB // 2 + _WEIGHTS_COPIES * folder.weights_bytes)
+        memory_bytes += (self._settings.whisper_threads - 1) * _THREAD_BYTES
         if self._settings.whisper_device != "cpu":
             memory_bytes = _UNBOUNDED_BYTES
         cpu_seconds = round(seconds * self._settings.whisper_threads) + 1

@@ -23,27 +23,27 @@ _LEAST_SURE = 0.6
 _MOST_UNHEARD = 0.4
 _HOLE_SECONDS = 5.0
 
-Tell = Callable[[dict[str, Any]], object]
+Tell = Callable[..., object]
 
 
 def run(arguments: dict[str, Any]) -> dict[str, Any]:
     """Hear what is in ``audio`` from second ``start`` on.
 
-    The parent is told ``{"opening": …}`` unless a ``language`` was known, ``{"heard": seconds}`` as
-    it goes, and ``{"window": …}`` for each slice, in JSON.
+    The parent is told ``{"heard": seconds}`` as it goes, ``{"tells": "opening"}`` unless it
+    ``has_opening``, and ``{"tells": "window"}`` for each slice.  Those two are the body, in JSON: a
+    window may be longer than a head.
     """
-    questions = Questions(arguments["descriptor"])
-    tell: Tell = questions.ask
+    tell = Questions(arguments["descriptor"]).ask
     with Sound(Path(arguments["audio"])) as sound:
         recognizer = loaded(arguments["model"])
         language = arguments["language"]
         if not arguments["has_opening"]:
             language, warnings = _opening(sound, recognizer, language)
             opening = Opening(language and tag_of(language), len(sound) / RATE, warnings)
-            tell({"opening": OPENING.dump_python(opening, mode="json")})
+            tell({"tells": "opening"}, OPENING.dump_json(opening))
         for part in slices(sound, round(arguments["start"] * RATE)):
-            hearing = _Hearing(recognizer, language or "", part, tell)
-            tell({"window": WINDOW.dump_python(hearing.window(), mode="json")})
+            window = _Hearing(recognizer, language or "", part, tell).window()
+            tell({"tells": "window"}, WINDOW.dump_json(window))
     return {}
 
 

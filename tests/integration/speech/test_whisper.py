@@ -207,6 +207,7 @@ async def test_closing_the_generator_kills_the_child(
     hearing.cancel()
     await asyncio.wait([hearing])
     assert hearing.cancelled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_report_that_fails_ends_it(tiny: WhisperTranscriber, tmp_path: Path) -> None:
@@ -264,6 +265,7 @@ def test_languages_that_a_model_can_be_told(
     assert not tiny.supports(TINY, "de")
     assert base.supports("base", "de-AT")
     assert not base.supports("base", "xx")
+    assert not base.supports("base", "yue")  # Which large-v3 was the first to know.
     assert not base.supports("other", "en")
 
 
@@ -272,6 +274,12 @@ async def test_the_installed_models_pass_the_check(
 ) -> None:
     await tiny.check()
     await base.check()
+
+
+async def test_a_machine_of_many_cores_may_use_them() -> None:
+    """Each thread takes addresses, of which a child has so many and no more."""
+    settings = load_settings(whisper_models=((TINY, Path(get_model_path())),), whisper_threads=64)
+    await make_transcriber(settings).check()
 
 
 def _without(name: str) -> Callable[[Path], object]:
@@ -287,6 +295,11 @@ def _overwrite(folder: Path) -> None:
     third, count = len(weights) // 3, 1024 * 1024
     spoiled = weights[:third] + b"\xff" * count + weights[third + count :]
     (folder / "model.bin").write_bytes(spoiled)
+
+
+def _garble_vocabulary(folder: Path) -> None:
+    (folder / "vocabulary.txt").unlink()
+    (folder / "vocabulary.json").write_text("{")
 
 
 def _cut(folder: Path) -> None:
@@ -305,6 +318,7 @@ def _pointer(folder: Path) -> None:
         (_without("config.json"), {}, "has no config.json"),
         (_without("model.bin"), {}, "has no model.bin"),
         (_without("vocabulary.txt"), {}, "has no vocabulary"),
+        (_garble_vocabulary, {}, "its vocabulary has no words"),
         (_mels, {}, "of another model"),
         (_overwrite, {}, "it hears"),
         (_cut, {}, "invalid payload size"),
