@@ -95,10 +95,14 @@ class WhisperTranscriber:
         report: Callable[[float], Awaitable[None]],
     ) -> AsyncGenerator[Opening | Window, None]:
         """Yield the opening, where ``heard`` has none, then each window that it has not."""
+        folder = self._folders.get(model)
+        if folder is None:  # Another worker may have it still.
+            message = "The model is not there any more."
+            raise SpeechFailed(TranscriptionFailure.BAD_MODEL, message, transient=True)
         known = heard.opening.language if heard.opening else language
         arguments = {
             "audio": str(audio),
-            "model": self._loading(self._folders[model]),
+            "model": self._loading(folder),
             "language": known and code_of(known),
             "has_opening": heard.opening is not None,
             "start": heard.windows[-1].end if heard.windows else 0.0,
@@ -116,7 +120,7 @@ class WhisperTranscriber:
             return b"{}", b""
 
         async with answering(answer) as descriptor:
-            child = asyncio.ensure_future(self._hear(arguments, descriptor, self._folders[model]))
+            child = asyncio.ensure_future(self._hear(arguments, descriptor, folder))
             child.add_done_callback(lambda _: told.put_nowait(None))
             try:
                 while (each := await told.get()) is not None:

@@ -256,6 +256,15 @@ async def test_a_cut_file_gives_what_there_is_and_says_so(
     assert told.segments
 
 
+async def test_a_model_that_is_gone_is_told(tiny: WhisperTranscriber, tmp_path: Path) -> None:
+    hearing = tiny.transcribe(
+        tmp_path / "a.wav", model="gone", language=None, heard=Heard(), report=Told().report
+    )
+    with pytest.raises(SpeechFailed) as failure:
+        await anext(hearing)
+    assert failure.value.failure is TranscriptionFailure.BAD_MODEL
+
+
 def test_languages_that_a_model_can_be_told(
     tiny: WhisperTranscriber, base: WhisperTranscriber
 ) -> None:
