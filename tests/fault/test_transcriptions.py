@@ -21,11 +21,11 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def two_windows_mp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lecture whose second window has a minute and a half of speech."""
+    """A lecture whose second window has a minute of speech."""
     folder = tmp_path_factory.mktemp("media")
     with av.open(str(speech_sample())) as source:
         speech = np.concatenate([frame.to_ndarray()[0] for frame in source.decode(audio=0)])
-    parts = [speech, np.zeros(290 * RATE, np.int16), *[speech] * 9]
+    parts = [speech, np.zeros(290 * RATE, np.int16), *[speech] * 6]
     with wave.open(str(folder / "speech.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -65,8 +65,8 @@ async def test_what_a_killed_worker_has_heard_is_not_heard_again(
     assert await database.rows(windows) == kept
     done = await ended(ada, id_)
     assert done["status"] == "COMPLETED"
-    assert done["text"].lower().count("ever") >= 16
-    assert done["segments"]["nodes"][-1]["endSeconds"] > 380
+    assert done["text"].lower().count("ever") >= 10
+    assert done["segments"]["nodes"][-1]["endSeconds"] > 350
     assert await database.rows(windows) == []
     assert {key for key in service.stored() if key.startswith("transcripts/each")} == {
         f"transcripts/each/{id_}.json"
