@@ -147,7 +147,7 @@ async def test_a_cancel_need_not_wait_for_the_upload(scene: Scene) -> None:
     await scene.bucket.storing.reached.wait()
     work = scene.backends.work
     cancelled = await asyncio.wait_for(
-        cancel_download(work, scene.scratch, OPERATOR, scene.lecture_id), 3
+        cancel_download(work, scene.bucket, scene.scratch, OPERATOR, scene.lecture_id), 3
     )
     assert cancelled.failure is LectureFailure.CANCELLED
     scene.bucket.storing.opened.set()
@@ -327,5 +327,5 @@ async def test_what_waits_for_the_next_attempt_goes_with_the_lecture(scene: Scen
     kept = attempt_files.kept_keys(scene.lecture_id)
     await _write(scene.scratch, *kept)
     work = scene.backends.work
-    await cancel_download(work, scene.scratch, OPERATOR, scene.lecture_id)
+    await cancel_download(work, scene.bucket, scene.scratch, OPERATOR, scene.lecture_id)
     await wait_until(lambda: _nothing_left(scene), "what was kept is gone", timeout_seconds=3)
