@@ -14,7 +14,6 @@ from typing import Any
 
 from webvtt import WebVTT
 from webvtt.errors import MalformedCaptionError, MalformedFileError
-from webvtt.models import Caption
 
 from app.ingest.sandbox.child import Refused
 from app.ingest.sandbox.tasks.delivery import decoded, parsed, unwrapped
@@ -62,7 +61,9 @@ def _read(text: str) -> Iterator[tuple[float, float | None, str]]:
     except (MalformedFileError, MalformedCaptionError):
         raise Refused("unreadable") from None
     for caption in captions[:_MOST_CUES]:
-        yield _seconds(caption.start), _seconds(caption.end), _plain(caption, is_vtt)
+        # In SRT a "<" is a tag only where it is a usual one.
+        words = caption.text if is_vtt else _TAG.sub("", caption.raw_text)
+        yield _seconds(caption.start), _seconds(caption.end), html.unescape(words)
 
 
 def _panopto(text: str) -> Iterator[tuple[float, float | None, str]]:
@@ -78,12 +79,6 @@ def _seconds(stamp: str) -> float:
     """Return the seconds of ``h:mm:ss.mmm``, as webvtt-py writes every time."""
     hours, minutes, seconds = stamp.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-def _plain(caption: Caption, is_vtt: bool) -> str:
-    """Return a cue's text; in SRT a ``<`` is a tag only where it is a usual one."""
-    words = caption.text if is_vtt else _TAG.sub("", caption.raw_text)
-    return html.unescape(words)
 
 
 def _mended(start: float, end: float | None, text: str) -> _Cue:

@@ -1,8 +1,8 @@
 """The child's task that parses an HLS playlist (RFC 8216).
 
-Of what it says, only the tags in `_TAGS` are read, and of those only what fetching the sound needs:
-whatever else stands there, however it is written, costs nothing.  A value that is needed and wrong
-is an exception, which hurts nobody here.
+Of what it says, only the tags in `_TAGS` and `_OF_THE_NEXT_SEGMENT` are read, and of those only
+what fetching the sound needs: whatever else stands there, however it is written, costs nothing.  A
+value that is needed and wrong is an exception, which hurts nobody here.
 """
 
 import re
@@ -63,22 +63,22 @@ class _Playlist:
 
     def take(self, line: str) -> None:
         """Read a line: a tag, a URL or, which tells nothing, anything else."""
-        if not line.startswith("#"):
-            if line:
-                self._take_url(line.replace(" ", "%20"))
-            return
-        name, _, value = line.partition(":")
-        read = _TAGS.get(name.strip().upper())
-        if read:
-            read(self, value.strip())
-
-    def _take_url(self, url: str) -> None:
-        target = self._absolute(url)
-        if self._variant is not None:
-            self._variants.append((self._variant, target))
-            self._variant = None
-        elif not self.is_master:
-            self._take_segment(target)
+        if line.startswith("#"):
+            name, _, value = line.partition(":")
+            name, value = name.strip().upper(), value.strip()
+            if name == "#EXTINF" and name in self._next:
+                raise ValueError("a segment has no URL")
+            if name in _OF_THE_NEXT_SEGMENT:
+                self._next[name] = value
+            elif name in _TAGS:
+                _TAGS[name](self, value)
+        elif line:
+            url = self._absolute(line.replace(" ", "%20"))
+            if self._variant is not None:
+                self._variants.append((self._variant, url))
+                self._variant = None
+            elif not self.is_master:
+                self._take_segment(url)
 
     def _absolute(self, url: str) -> str:
         """Resolve a URL; what no parser accepts is left for the guard to refuse."""
@@ -101,6 +101,10 @@ class _Playlist:
             self._section_before = section
             self._pieces.append(section | {"starts_run": starts_run})
             starts_run = False
+        byte_range = None
+        if "#EXT-X-BYTERANGE" in said:  # Without an offset it follows the last of the same file.
+            byte_range = _range_of(said["#EXT-X-BYTERANGE"], self._ends.get(url, 0))
+            self._ends[url] = byte_range["start"] + byte_range["length"]
         seconds, slack_seconds = _duration(said.get("#EXTINF", ""))
         self._tells_duration &= seconds is not None
         self._pieces.append(
@@ -108,7 +112,7 @@ class _Playlist:
                 "url": url,
                 "duration_seconds": seconds or 0.0,
                 "slack_seconds": slack_seconds,
-                "byte_range": self._byte_range(url, said.get("#EXT-X-BYTERANGE")),
+                "byte_range": byte_range,
                 "key": key,
                 "is_gap": "#EXT-X-GAP" in said,
                 "starts_run": starts_run,
@@ -127,20 +131,6 @@ class _Playlist:
         if number is None:
             raise ValueError("an IV is needed, and the segment's number is not known")
         return {"url": self._absolute(key["URI"]), "iv": number.to_bytes(16, "big").hex()}
-
-    def _byte_range(self, url: str, text: str | None) -> dict[str, int] | None:
-        """Read a segment's range; without an offset it follows the last one of the same file."""
-        if text is None:
-            return None
-        found = _range_of(text, self._ends.get(url, 0))
-        self._ends[url] = found["start"] + found["length"]
-        return found
-
-    def say(self, name: str, value: str) -> None:
-        """Keep what a tag says of the segment that comes next."""
-        if name == "#EXTINF" and name in self._next:
-            raise ValueError("a segment has no URL")
-        self._next[name] = value
 
     def take_key(self, value: str) -> None:
         """A key holds until the next of its format; where there is none, none holds any more."""
@@ -225,13 +215,8 @@ class _Playlist:
         return {"choices": list(choices.values())}
 
 
-def _said(name: str) -> Callable[[_Playlist, str], None]:
-    return lambda playlist, value: playlist.say(name, value)
-
-
 _OF_THE_NEXT_SEGMENT = ("#EXTINF", "#EXT-X-BYTERANGE", "#EXT-X-DISCONTINUITY", "#EXT-X-GAP")
 _TAGS: dict[str, Callable[[_Playlist, str], None]] = {
-    **{name: _said(name) for name in _OF_THE_NEXT_SEGMENT},
     "#EXT-X-KEY": _Playlist.take_key,
     "#EXT-X-MAP": _Playlist.take_section,
     "#EXT-X-MEDIA-SEQUENCE": _Playlist.take_number,
