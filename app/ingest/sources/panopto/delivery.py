@@ -114,21 +114,26 @@ async def ask_delivery(client: GuardedClient, link: RecordingLink) -> Delivery:
     """
     fetched = await _fetch(client, link)
     answer = await _read(fetched.body)
-    is_page = answer.session is None and looks_like_login(fetched.url)
+    session = answer.session
+    is_page = session is None and looks_like_login(fetched.url)
     if answer.error_code == _LOGIN_REQUIRED or is_page:
         raise login_required()
-    if answer.error_code or answer.session is None or answer.session.is_purged:
+    if answer.error_code or session is None or session.is_purged:
         raise _not_found()
-    _require_ready(answer.session)
+    if session.is_live:
+        raise NotReadyYet("The recording is still live.")
+    if session.is_viewer_encoded is False:
+        raise NotReadyYet("The recording is still being encoded.")
     # Who answered may be another than was asked: https for http, or the tenant's newer name.
     tenant = dataclasses.replace(link, base_url=origin_of(fetched.url) or link.base_url)
-    media = tuple(_Media(tenant, answer, answer.session, fetched.cookie_header).in_order())
+    media = tuple(_Media(tenant, answer, session, fetched.cookie_header).in_order())
     if not media:
-        raise _nothing_to_play(answer.session)
-    session_id = link.session_id or guid(answer.session.public_id or answer.session_id or "")
-    title, duration = answer.session.name, answer.session.duration_seconds
-    captions = tuple(_captions(tenant, session_id, answer.session, fetched.cookie_header))
-    return Delivery(session_id, title, duration, media, captions)
+        if session.is_podcast_encoded is False or session.is_audio_podcast_encoded is False:
+            raise NotReadyYet("The recording is still being encoded.")
+        raise _not_found()
+    session_id = link.session_id or guid(session.public_id or answer.session_id or "")
+    captions = tuple(_captions(tenant, session_id, session, fetched.cookie_header))
+    return Delivery(session_id, session.name, session.duration_seconds, media, captions)
 
 
 def kind_of(url: str, file_type: str | None = None) -> str:
@@ -168,19 +173,6 @@ async def _read(body: bytes) -> _Answer:
         return _Answer(None, None, None, None)
 
 
-def _require_ready(session: _Session) -> None:
-    if session.is_live:
-        raise NotReadyYet("The recording is still live.")
-    if session.is_viewer_encoded is False:
-        raise NotReadyYet("The recording is still being encoded.")
-
-
-def _nothing_to_play(session: _Session) -> IngestFailed | NotReadyYet:
-    if session.is_podcast_encoded is False or session.is_audio_podcast_encoded is False:
-        return NotReadyYet("The recording is still being encoded.")
-    return _not_found()
-
-
 def _not_found() -> IngestFailed:
     return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, "Panopto does not have the recording.")
 
@@ -207,7 +199,11 @@ class _Media:
         spoken = [chain for chain in chains if chain[0].tag not in _SILENT_TAGS]
         silent = [chain for chain in chains if chain[0].tag in _SILENT_TAGS]
         podcasts = [[podcast] for podcast in self.session.podcasts]
-        yield from self._audio_podcast()
+        session_id = self.link.session_id or guid(self.session.public_id or "")
+        if self.session.is_audio_podcast_encoded and self.cookie_header and session_id:
+            # The sound alone; the tenant serves it to its own cookie only.
+            path = f"/Panopto/Podcast/Download/{session_id}.mp4?mediaTargetType=audioPodcast"
+            yield self._at("podcast", path)
         yield from self._of_kind("hls", spoken)
         yield from self._of_kind("hls", podcasts)
         yield from self._of_kind("mp4", podcasts)
@@ -216,13 +212,6 @@ class _Media:
         yield from self._of_kind("mp4", silent)
         if self.answer.download_url:
             yield self._at("mp4", self.answer.download_url)
-
-    def _audio_podcast(self) -> Iterator[MediaLocation]:
-        """Yield the podcast with the sound alone; the tenant serves it to its own cookie only."""
-        session_id = self.link.session_id or guid(self.session.public_id or "")
-        if self.session.is_audio_podcast_encoded and self.cookie_header and session_id:
-            path = f"/Panopto/Podcast/Download/{session_id}.mp4?mediaTargetType=audioPodcast"
-            yield self._at("podcast", path)
 
     def _of_kind(self, kind: str, chains: Iterable[Sequence[_Stream]]) -> Iterator[MediaLocation]:
         """Yield the locations of the kind of each chain's first stream, with those that follow."""
@@ -330,7 +319,10 @@ def _goes_on(stream: _Stream, streams: Iterable[_Stream]) -> bool:
 
 def _kept_of(stream: _Stream, duration: float | None) -> tuple[Edit, ...]:
     """Return the stretches of a raw stream that the edited recording keeps; none where all."""
-    kept = sorted(_kept(stream), key=lambda segment: segment.relative_start or 0)
+    start, end = stream.relative_start or 0, stream.relative_end or 0
+    kept = sorted(stream.segments, key=lambda segment: segment.relative_start or 0)
+    if not kept and _SAME_SECONDS < start < end:  # All of it, later than the recording begins.
+        kept = [_Kept(0, end - start, start)]
     if _has_places(kept, duration):
         return tuple(Edit(item.start, item.end, item.relative_start) for item in kept)
     if len(kept) == 1 and stream.relative_end is not None:
@@ -338,14 +330,6 @@ def _kept_of(stream: _Stream, duration: float | None) -> tuple[Edit, ...]:
         if whole and abs(kept[0].end - stream.relative_end) < _SAME_SECONDS:
             return ()
     return tuple(Edit(item.start, item.end) for item in kept)
-
-
-def _kept(stream: _Stream) -> Iterator[_Kept]:
-    """Yield the stream's segments, or all of a stream that begins later than the recording."""
-    yield from stream.segments
-    start, end = stream.relative_start or 0, stream.relative_end or 0
-    if not stream.segments and _SAME_SECONDS < start < end:
-        yield _Kept(0, end - start, start)
 
 
 def _has_places(kept: Sequence[_Kept], duration: float | None) -> bool:

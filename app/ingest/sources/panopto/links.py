@@ -35,6 +35,8 @@ _PODCAST = re.compile(r"/panopto/podcast/[a-z]+/([^/]+?)(?:\.[a-z0-9]{1,4})?")
 _PODCAST_FEED = "/panopto/podcast/podcast.ashx"
 _RETURN_URL = re.compile("(?:^|&)returnurl=([^&?]+)([?][^#]*)?", re.IGNORECASE)
 _MAX_WRAPPINGS = 5
+_A_FOLDER = "This is the link of a folder. Paste the link of one recording."
+_A_PLAYLIST = "This is the link of a playlist. Paste the link of one recording."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,9 @@ def identify(url: str, panopto_hosts: tuple[str, ...] = ()) -> SourceIdentity:
         return SourceIdentity(_short_enough(web_url.canonical), None, web_url.host)
     tenant = parse_web_url(link.base_url, "panoptoUrl")
     query = f"id={link.session_id}" if link.session_id else f"tid={quote(link.tid or '', safe='')}"
-    canonical = f"{_secure_origin(tenant)}/Panopto/Pages/Viewer.aspx?{query}"
+    # By https, unless a port of its own says that it is served otherwise.
+    origin = tenant.origin if tenant.port is not None else f"https://{tenant.authority}"
+    canonical = f"{origin}/Panopto/Pages/Viewer.aspx?{query}"
     return SourceIdentity(_short_enough(canonical), link.session_id, tenant.host)
 
 
@@ -80,7 +84,8 @@ def guid(text: str) -> str | None:
 def _link(url: WebUrl, panopto_hosts: tuple[str, ...], wrappings: int = 0) -> RecordingLink | None:
     if not _is_tenant(url, panopto_hosts):
         return None
-    path = _path(url)
+    path = unquote(urlsplit(url.canonical).path).lower()
+    path = re.sub("/{2,}", "/", path).rstrip("/") or "/"
     query = _query(url.parts.query)
     if path == _LOGIN and wrappings < _MAX_WRAPPINGS and (inner := _return_url(url)):
         return _link(parse_web_url(inner, "panoptoUrl"), panopto_hosts, wrappings + 1)
@@ -99,9 +104,9 @@ def _link(url: WebUrl, panopto_hosts: tuple[str, ...], wrappings: int = 0) -> Re
 def _refuse_lists(path: str, query: dict[str, list[str]], fragment: str) -> None:
     """Raise where the page, which is none of one recording, is one of many."""
     if path in {_FOLDER, _PODCAST_FEED} or "folderid" in query or "folderid" in fragment:
-        raise _refused("This is the link of a folder. Paste the link of one recording.")
+        raise _refused(_A_FOLDER)
     if "pid" in query:
-        raise _refused("This is the link of a playlist. Paste the link of one recording.")
+        raise _refused(_A_PLAYLIST)
 
 
 def _return_url(url: WebUrl) -> str | None:
@@ -117,7 +122,10 @@ def _return_url(url: WebUrl) -> str | None:
         if target.startswith("/") or "://" in target:
             break
         target = unquote(target)
-    return _joined(url.text, _unescaped(target).strip())
+    try:
+        return urljoin(url.text, _unescaped(target).strip())
+    except ValueError:
+        raise _refused("The link is not a valid URL.", FieldErrorCode.MALFORMED) from None
 
 
 def _viewer_link(base_url: str, query: dict[str, list[str]]) -> RecordingLink:
@@ -128,9 +136,9 @@ def _viewer_link(base_url: str, query: dict[str, list[str]]) -> RecordingLink:
     if tid:
         return RecordingLink(base_url, None, guid(tid) or tid)
     if "pid" in query:
-        raise _refused("This is the link of a playlist. Paste the link of one recording.")
+        raise _refused(_A_PLAYLIST)
     if "folderid" in query:
-        raise _refused("This is the link of a folder. Paste the link of one recording.")
+        raise _refused(_A_FOLDER)
     raise _refused("This Panopto link names no recording. Paste the link of one recording.")
 
 
@@ -154,18 +162,6 @@ def _tenants(panopto_hosts: tuple[str, ...]) -> frozenset[tuple[str, int | None]
     return frozenset(tenants)
 
 
-def _path(url: WebUrl) -> str:
-    path = unquote(urlsplit(url.canonical).path).lower()
-    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
-
-
-def _joined(base: str, target: str) -> str:
-    try:
-        return urljoin(base, target)
-    except ValueError:
-        raise _refused("The link is not a valid URL.", FieldErrorCode.MALFORMED) from None
-
-
 def _query(query: str) -> dict[str, list[str]]:
     """Group the values by lower-case key, each in the order given."""
     values: dict[str, list[str]] = {}
@@ -179,11 +175,6 @@ def _unescaped(text: str) -> str:
     for _ in range(_MAX_WRAPPINGS):
         text = re.sub("&amp;", "&", text, flags=re.IGNORECASE)
     return text
-
-
-def _secure_origin(tenant: WebUrl) -> str:
-    """Name the tenant by https, unless a port of its own says that it is served otherwise."""
-    return tenant.origin if tenant.port is not None else f"https://{tenant.authority}"
 
 
 def _short_enough(canonical: str) -> str:

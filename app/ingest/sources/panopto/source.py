@@ -7,7 +7,7 @@ import structlog
 
 from app.errors import IngestFailed, InvalidInput
 from app.ingest.failures import no_recording
-from app.ingest.model import Edit, LectureRequest, ResolvedLecture
+from app.ingest.model import LectureRequest, ResolvedLecture
 from app.ingest.net.guard import GuardedClient
 from app.ingest.sources.direct import location_of
 from app.ingest.sources.panopto.delivery import Delivery, ask_delivery
@@ -44,7 +44,9 @@ class PanoptoSource:
         is_named = any(each.url == stream.url and not each.then for each in delivery.media)
         if not is_named and delivery.duration_seconds is None:
             delivery = dataclasses.replace(delivery, session_id=None, captions=())
-        edited = dataclasses.replace(stream, edits=_edits_of(stream.url, delivery))
+        # The tenant's cuts are those of the very stream that the user named, and of no other.
+        same = (each.edits for each in delivery.media if _bare(each.url) == _bare(stream.url))
+        edited = dataclasses.replace(stream, edits=next(same, ()))
         return _resolved(None, dataclasses.replace(delivery, media=(edited,)))
 
     async def _delivery(self, request: LectureRequest) -> Delivery | None:
@@ -56,23 +58,14 @@ class PanoptoSource:
 
 
 def _resolved(session_id: str | None, delivery: Delivery) -> ResolvedLecture:
-    session_id = session_id or delivery.session_id
     return ResolvedLecture(
-        session_id,
+        session_id or delivery.session_id,
         delivery.title,
         delivery.duration_seconds,
         delivery.media,
         captions=delivery.captions,
         platform="panopto",
     )
-
-
-def _edits_of(stream_url: str, delivery: Delivery) -> tuple[Edit, ...]:
-    """Return how the tenant cuts the very stream that the user named; none where it is another."""
-    for location in delivery.media:
-        if _bare(location.url) == _bare(stream_url):
-            return location.edits
-    return ()
 
 
 def _bare(url: str) -> tuple[str, str]:

@@ -206,7 +206,11 @@ def _recording(info: dict[str, Any], cookies: Any) -> dict[str, Any]:
     duration = lenient.seconds(info.get("duration"), longest=_LONGEST_SECONDS) or 0.0
     media = media_of(formats, duration, cookies.get_cookie_header)
     if not media:
-        raise Refused(_why_nothing(info, formats))
+        if info.get("_has_drm"):
+            raise Refused("protected")
+        if formats:
+            raise Refused("silent")
+        raise Refused("login" if info.get("availability") in _FOR_ACCOUNTS else "unavailable")
     start = lenient.seconds(info.get("section_start"), longest=_LONGEST_SECONDS)
     end = lenient.seconds(info.get("section_end"), longest=_LONGEST_SECONDS)
     is_section = start is not None and end is not None and 0 <= start < end
@@ -218,11 +222,3 @@ def _recording(info: dict[str, Any], cookies: Any) -> dict[str, Any]:
         "media": media,
         "captions": captions_of(info, cookies.get_cookie_header),
     }
-
-
-def _why_nothing(info: dict[str, Any], formats: list[Any]) -> str:
-    if info.get("_has_drm"):
-        return "protected"
-    if formats:
-        return "silent"
-    return "login" if info.get("availability") in _FOR_ACCOUNTS else "unavailable"

@@ -19,6 +19,7 @@ from app.ingest.sandbox.questions import Questions
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SECRETS = frozenset({"authorization", "cookie"})
 _EXTENSIONS = ("cookiejar", "timeout", "legacy_ssl", "keep_header_casing")
 _MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
@@ -63,10 +64,12 @@ class ParentRH(RequestHandler):  # type: ignore[misc]
             answer = self._ask(method, url, headers, body, jar)
             target = answer.get_header("Location")
             if answer.status not in _REDIRECTS or not target:
-                return _accepted(answer)
+                if 200 <= answer.status < 300:
+                    return answer
+                raise HTTPError(answer)
             following = urljoin(url, target)
             if _origin(following) != _origin(url):
-                headers = _without_secrets(headers)
+                headers = {n: v for n, v in headers.items() if n.lower() not in _SECRETS}
             if answer.status not in (307, 308) and method != "HEAD":
                 method, body = "GET", b""
             url = following
@@ -84,7 +87,14 @@ class ParentRH(RequestHandler):  # type: ignore[misc]
             raise TransportError(cause=error) from error
         if "status" not in head:
             raise TransportError("the request was refused or failed")
-        answer = Answer(_plain(head, content), url, head)
+        coding = next((v for n, v in head["headers"] if n.lower() == "content-encoding"), None)
+        try:
+            body = plain(content, coding, _MAX_PLAIN_BYTES)
+        except UnknownEncoding as error:
+            raise TransportError(cause=error) from error
+        except TooLarge as error:
+            raise TransportError("the answer is too large") from error
+        answer = Answer(body, url, head)
         jar.extract_cookies(_Head(answer.headers), asked)
         return answer
 
@@ -99,12 +109,6 @@ class _Head:
         return self._headers
 
 
-def _accepted(answer: Answer) -> Answer:
-    if 200 <= answer.status < 300:
-        return answer
-    raise HTTPError(answer)
-
-
 def _body_of(data: Any) -> bytes:
     """Return a request's body, which yt-dlp gives whole, by pieces or as a file."""
     if data is None:
@@ -117,21 +121,6 @@ def _body_of(data: Any) -> bytes:
     return b"".join(pieces)
 
 
-def _plain(head: dict[str, Any], content: bytes) -> bytes:
-    encoding = next((v for n, v in head["headers"] if n.lower() == "content-encoding"), None)
-    try:
-        return plain(content, encoding, _MAX_PLAIN_BYTES)
-    except UnknownEncoding as error:
-        raise TransportError(cause=error) from error
-    except TooLarge as error:
-        raise TransportError("the answer is too large") from error
-
-
 def _origin(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme.lower(), parts.netloc.lower()
-
-
-def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
-    secret = {"authorization", "cookie"}
-    return {name: value for name, value in headers.items() if name.lower() not in secret}

@@ -122,7 +122,8 @@ class YtDlpSource:
             log.info("extraction_refused", code=refusal.code)
             raise _failure_of(refusal.code, errands.failure) from None
         except ChildTimedOut:
-            raise _too_slow() from None
+            message = "The site did not answer in time."
+            raise IngestFailed(LectureFailure.TIMEOUT, message, transient=True) from None
         except ChildCrashed as crash:
             log.warning("extractor_crashed", code=crash.return_code)
             raise _failure_of("broken", None) from None
@@ -192,10 +193,15 @@ class _Errands:
         self.requests += 1
         if self.requests > self.budget.requests:
             raise _too_much()
+        headers = {
+            name: value
+            for name, value in question.headers.items()
+            if name.lower() not in _HOP_BY_HOP and _is_plain(value)
+        }
         async with self.client.stream(
             question.method,
             question.url,
-            headers=_sendable(question.headers),
+            headers=headers,
             data=body or None,
             tolerate=_ANY_ERROR,
             max_redirects=0,
@@ -231,14 +237,6 @@ def _question(head: bytes) -> _Question:
         return _Question.model_validate_json(head)
     except ValidationError:
         raise blocked() from None
-
-
-def _sendable(headers: dict[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in headers.items()
-        if name.lower() not in _HOP_BY_HOP and _is_plain(value)
-    }
 
 
 def _is_file(response: httpx.Response) -> bool:
@@ -313,7 +311,3 @@ def _failure_of(code: str, cause: IngestFailed | None) -> IngestFailed | NotRead
 
 def _too_much() -> IngestFailed:
     return IngestFailed(LectureFailure.TOO_LARGE, "The recording's page is too large.")
-
-
-def _too_slow() -> IngestFailed:
-    return IngestFailed(LectureFailure.TIMEOUT, "The site did not answer in time.", transient=True)
