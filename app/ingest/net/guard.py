@@ -351,11 +351,8 @@ _HTTPCORE_ERRORS = (
 )
 
 
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _normal_authority(entry: str) -> str:
     """Write an allow-list entry as URLs are written when they are checked."""
-    host, _, port = entry.rpartition(":")
-    return _authority(ascii_host(host.strip("[]")), int(port))
+    written, _, port = entry.rpartition(":")
+    host = ascii_host(written.strip("[]"))
+    return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"

@@ -76,7 +76,9 @@ async def media_chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         if form_of(head) == "media":  # The next answer goes on from there.
             yield head
         raise
-    yield _required(response, head)
+    encoding = response.headers.get("content-encoding")
+    require_media(content_type(response), str(response.url), head, encoding)
+    yield head
     async for chunk in chunks:
         yield chunk
 
@@ -106,12 +108,6 @@ def _may_tell_more(head: bytes) -> bool:
     if len(head) >= _SNIFFED_BYTES or form_of(head):
         return False
     return len(head) < _MARK_BYTES or head[:1] == b"\x47" or not _BINARY.search(head)
-
-
-def _required(response: httpx.Response, head: bytes) -> bytes:
-    encoding = response.headers.get("content-encoding")
-    require_media(content_type(response), str(response.url), head, encoding)
-    return head
 
 
 def _is_compressed(encoding: str | None, head: bytes) -> bool:

@@ -81,24 +81,19 @@ def parse_web_url(url: str, field: str, *, max_characters: int = MAX_URL_CHARACT
         if parts.scheme not in _DEFAULT_PORTS:
             code = FieldErrorCode.UNSUPPORTED if parts.scheme else FieldErrorCode.MALFORMED
             raise InvalidInput.at(field, "The link must start with https:// or http://.", code)
-        return _checked(text, parts, field)
+        if "@" in parts.netloc or "\\" in parts.netloc:
+            message = "The link must not carry a user name or password."
+            raise InvalidInput.at(field, message, FieldErrorCode.UNSUPPORTED)
+        if not parts.hostname:
+            raise InvalidInput.at(field, "The link names no host.", FieldErrorCode.MALFORMED)
+        port = None if parts.port == _DEFAULT_PORTS[parts.scheme] else parts.port
+        if port == 0 or parts.netloc.endswith("::"):
+            raise ValueError("port")
+        return WebUrl(text, parts, ascii_host(parts.hostname), port)
     except ValueError:
         raise InvalidInput.at(
             field, "The link is not a valid URL.", FieldErrorCode.MALFORMED
         ) from None
-
-
-def _checked(text: str, parts: SplitResult, field: str) -> WebUrl:
-    if "@" in parts.netloc or "\\" in parts.netloc:
-        raise InvalidInput.at(
-            field, "The link must not carry a user name or password.", FieldErrorCode.UNSUPPORTED
-        )
-    if not parts.hostname:
-        raise InvalidInput.at(field, "The link names no host.", FieldErrorCode.MALFORMED)
-    port = None if parts.port == _DEFAULT_PORTS[parts.scheme] else parts.port
-    if port == 0 or parts.netloc.endswith("::"):
-        raise ValueError("port")
-    return WebUrl(text, parts, ascii_host(parts.hostname), port)
 
 
 def ascii_host(host: str) -> str:
