@@ -35,7 +35,12 @@ class AacEncoder:
 
     def write(self, frame: av.AudioFrame, seconds: Fraction) -> None:
         """Append the frame; silence first where it begins later than what came before ends."""
-        self._fill_up_to(round(seconds * self._rate))
+        begins = round(seconds * self._rate)
+        if begins - self._fifo.samples_written > LEAST_SILENCE_SECONDS * self._rate:
+            self._end_shape()
+            self._shape = None
+            while (missing := begins - self._fifo.samples_written) > 0:
+                self._append([self._silence(min(missing, _SILENCE_SAMPLES))])
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
             self._end_shape()
@@ -59,14 +64,6 @@ class AacEncoder:
         if self._resampler and self._shape:
             self._append(self._resampler.resample(None))
         self._resampler = None
-
-    def _fill_up_to(self, position: int) -> None:
-        if position - self._fifo.samples_written <= LEAST_SILENCE_SECONDS * self._rate:
-            return
-        self._end_shape()
-        self._shape = None
-        while (missing := position - self._fifo.samples_written) > 0:
-            self._append([self._silence(min(missing, _SILENCE_SAMPLES))])
 
     def _silence(self, samples: int) -> av.AudioFrame:
         frame = av.AudioFrame(_FORMAT, self._layout, samples)

@@ -88,8 +88,12 @@ class Timeline:
 
     def _repaired(self, stamp: int | None) -> int:
         """Return the position on one clock that runs through, gaps of a mute source included."""
-        if self._run_at is not None:
-            return self._first_of_run(self._run_at, stamp or 0)
+        if self._run_at is not None:  # The first of its run.
+            begins = self._run_at + (stamp or 0)
+            at = begins if begins - self.source_end > self._jitter else self.source_end
+            self._repair = at - (stamp or 0)
+            self._started, self._run_at = True, None
+            return at
         if not self._started:
             self._started = True
             return stamp or 0
@@ -103,15 +107,8 @@ class Timeline:
         self._repair -= jump
         return expected
 
-    def _first_of_run(self, run_at: int, stamp: int) -> int:
-        self._started, self._run_at = True, None
-        begins_later = run_at + stamp - self.source_end > self._jitter
-        at = run_at + stamp if begins_later else self.source_end
-        self._repair = at - stamp
-        return at
-
     def _is_wanted(self, at: int, samples: int) -> bool:
-        """Tell whether the piece's middle lies in a edit; the first of each joins it to the cut.
+        """Tell whether the piece's middle lies in an edit; the first of each joins it to the cut.
 
         What rounding to whole pieces has cost so far moves the edit's beginning, so that no
         number of cuts adds up to a drift.
@@ -123,20 +120,19 @@ class Timeline:
         if not self._edits:
             self.complete = True
             return False
-        if not self._entered:
-            self._enter(self._edits[0], at, samples)
-        return self._entered
-
-    def _enter(self, edit: _Edit, at: int, samples: int) -> None:
+        if self._entered:
+            return True
+        edit = self._edits[0]
         ahead = self.end - edit.place
         if abs(ahead) > max(self._jitter, samples):
             ahead = 0
-        if at + samples // 2 - edit.start < ahead:
-            return
+        if middle - edit.start < ahead:
+            return False
         self._entered = True
         wanted = edit.place + at - edit.start
         is_gap = wanted - self.end > max(self._jitter, samples)
         self._shift = (wanted if is_gap else self.end) - at
+        return True
 
 
 def _in_samples(edits: Iterable[tuple[float, float, float | None]], rate: int) -> list[_Edit]:

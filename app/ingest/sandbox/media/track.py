@@ -178,7 +178,9 @@ class Track:
         """Yield the track's packets up to its end, or to where it is broken."""
         for packet in self._demux():
             if packet.stream_index != self.stream.index:
-                self._note_end(packet)
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self._others_end_seconds = max(self._others_end_seconds, end)
             elif packet.size and not packet.is_corrupt:
                 yield packet
 
@@ -250,11 +252,6 @@ class Track:
         first = round(Fraction(self._source.start_time, av.time_base) / self._base)
         is_late = _LATE_SECONDS <= (start - first) * self._base <= _LATEST_SECONDS
         return first if self._counts_all or is_late else start
-
-    def _note_end(self, packet: Packet[Any]) -> None:
-        if packet.pts is not None:
-            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-            self._others_end_seconds = max(self._others_end_seconds, end)
 
     def _wanted_seconds(self) -> float | None:
         """Return up to where the source must be read, None where its header tells nothing.
