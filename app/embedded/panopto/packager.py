@@ -53,25 +53,18 @@ def package(source: Path, folder: Path, shape: Shape) -> Path:
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        kinds = _kinds(source)
-        for name, wanted in _outputs(kinds, shape.audio_rendition).items():
+        with av.open(str(source)) as container:
+            kinds = {kind for kind in ("audio", "video") if getattr(container.streams, kind)}
+        if shape.audio_rendition and "audio" in kinds:
+            outputs = {"audio": {"audio"}, **({"high": {"video"}} if "video" in kinds else {})}
+        else:
+            outputs = {"low": kinds, "high": kinds}
+        for name, wanted in outputs.items():
             playlist = _Rendition(source, unfinished, name, wanted, shape).written()
             _mark(playlist, shape.gap, "#EXT-X-GAP")
         (unfinished / "master.m3u8").write_text(_master(kinds, shape.audio_rendition))
         unfinished.rename(folder)
     return folder / "master.m3u8"
-
-
-def _kinds(source: Path) -> set[str]:
-    with av.open(str(source)) as container:
-        return {kind for kind in ("audio", "video") if getattr(container.streams, kind)}
-
-
-def _outputs(kinds: set[str], audio_rendition: bool) -> dict[str, set[str]]:
-    """Return the tracks of each media playlist."""
-    if not audio_rendition or "audio" not in kinds:
-        return {"low": kinds, "high": kinds}
-    return {"audio": {"audio"}, **({"high": {"video"}} if "video" in kinds else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +98,10 @@ class _Rendition:
 
     def _run(self, first: int, start: float, stop: float) -> list[str]:
         """Write one run of the encoder, its segments from ``first`` on; return the playlist."""
-        playlist = self.folder / f"{self.name}-run-{first}.m3u8"
-        _remux(self.source, playlist, self.kinds, (start, stop), self._options(first))
-        lines = playlist.read_text().splitlines()
-        playlist.unlink()
-        return self._encrypted(lines, first) if self.shape.encrypted else lines
-
-    def _options(self, first: int) -> dict[str, str]:
         suffix = "m4s" if self.shape.fragmented_mp4 else "ts"
         single = self.shape.single_file
         name = f"{self.name}-all-{first}.{suffix}" if single else f"{self.name}-%05d.{suffix}"
-        return {
+        options = {
             "hls_time": str(_SEGMENT_SECONDS),
             "hls_playlist_type": "vod",
             "hls_segment_filename": str(self.folder / name),
@@ -124,6 +110,11 @@ class _Rendition:
             "start_number": str(first),
             **({"hls_flags": "single_file"} if single else {}),
         }
+        playlist = self.folder / f"{self.name}-run-{first}.m3u8"
+        _remux(self.source, playlist, self.kinds, (start, stop), options)
+        lines = playlist.read_text().splitlines()
+        playlist.unlink()
+        return self._encrypted(lines, first) if self.shape.encrypted else lines
 
     def _encrypted(self, lines: list[str], first: int) -> list[str]:
         """Encrypt a run's segments with AES-128-CBC.
