@@ -33,7 +33,6 @@ from app.services.transcripts.transcribe import Transcriptions
 from app.services.upkeep.store_sweep import StoreSweep, interval_of, sweep_forever
 from app.services.upkeep.sweep import Sweep, plan_sweep
 from app.settings import Settings
-from app.speech.transcriber import SpeechModel
 
 log = structlog.get_logger()
 
@@ -41,6 +40,9 @@ log = structlog.get_logger()
 def make_handlers(backends: Backends) -> list[JobHandler]:
     """Return a handler for every kind of job."""
     settings = backends.settings
+    # What transcribes every lecture that has no captions; None where nothing does.
+    models = backends.transcriber.models if settings.auto_transcribe else ()
+    model_for_all = next(iter(models), None)
     pipeline = AudioPipeline(
         backends.downloader, PyAvAudioExtractor(), settings.download_timeout_seconds
     )
@@ -49,7 +51,7 @@ def make_handlers(backends: Backends) -> list[JobHandler]:
         backends.storage,
         backends.scratch,
         pipeline,
-        Arrival(backends.storage, _model_for_all(backends)),
+        Arrival(backends.storage, model_for_all),
         settings.download_timeout_seconds,
     )
     transcriptions = Transcriptions(
@@ -62,13 +64,6 @@ def make_handlers(backends: Backends) -> list[JobHandler]:
     pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
     sweep = Sweep(backends.work, backends.storage, settings.sweep_grace_seconds)
     return [downloads, transcriptions, pages, sweep]
-
-
-def _model_for_all(backends: Backends) -> SpeechModel | None:
-    """Return what transcribes every lecture that has no captions; None where nothing does."""
-    if not backends.settings.auto_transcribe:
-        return None
-    return next(iter(backends.transcriber.models), None)
 
 
 @asynccontextmanager
