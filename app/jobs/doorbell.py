@@ -58,7 +58,3 @@ class ArqDoorbell:
                 await self._wakeups.publish([DOORBELL])
         except (RedisError, OSError) as error:
             log.warning("ring_lost", reason=type(error).__name__)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._queue.aclose(close_connection_pool=True)

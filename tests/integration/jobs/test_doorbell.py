@@ -107,13 +107,12 @@ async def answered_line(redis_url: str, workers_url: str) -> AsyncIterator[Line]
     ear = Ear()
     async with contextlib.AsyncExitStack() as stack:
         wakeups = await stack.enter_async_context(Wakeups(redis_url))
-        doorbell = ArqDoorbell(open_ring_queue(redis_url), wakeups)
-        stack.push_async_callback(doorbell.close)
-        queue = open_ring_queue(workers_url)
-        stack.push_async_callback(queue.aclose, close_connection_pool=True)
-        worker = RingWorker(queue, wakeups, ear)
+        rung, answered = open_ring_queue(redis_url), open_ring_queue(workers_url)
+        for queue in (rung, answered):
+            stack.push_async_callback(queue.aclose, close_connection_pool=True)
+        worker = RingWorker(answered, wakeups, ear)
         await stack.enter_async_context(worker.answering())
-        yield Line(doorbell, worker, ear)
+        yield Line(ArqDoorbell(rung, wakeups), worker, ear)
 
 
 async def test_every_ring_is_heard(redis_url: str) -> None:
@@ -155,8 +154,8 @@ async def test_a_ring_that_hangs_ends_soon_and_delays_no_wakeup(
 ) -> None:
     lecture_id = uuid4()
     async with silent_line(tmp_path) as silent_url, Wakeups(redis_url) as wakeups:
-        doorbell = ArqDoorbell(open_ring_queue(silent_url), wakeups)
-        work = Work(sessions, doorbell, wakeups)
+        queue = open_ring_queue(silent_url)
+        work = Work(sessions, ArqDoorbell(queue, wakeups), wakeups)
         with wakeups.listen(f"lecture:{lecture_id}") as bell:
             await bell.wait(0)
             began_at = time.monotonic()
@@ -167,4 +166,4 @@ async def test_a_ring_that_hangs_ends_soon_and_delays_no_wakeup(
             assert time.monotonic() - began_at < RING_SECONDS
             await work.drain()
             assert time.monotonic() - began_at < RING_SECONDS * 2
-        await doorbell.close()
+        await queue.aclose(close_connection_pool=True)
