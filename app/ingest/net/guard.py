@@ -8,6 +8,7 @@ chain of redirects sets live as long as the chain.
 
 import asyncio
 import copy
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -125,7 +126,7 @@ class GuardedClient:
         """What goes with every request, to whatever host."""
         self.limits = HostLimits()
         """What is known of how many connections each host bears at once."""
-        self._ssl_context = ssl_context or httpx.create_ssl_context()
+        self._ssl_context = ssl_context or _public_authorities()
         self._connect_timeout_seconds = connect_timeout_seconds
         self._backend = JudgingBackend(self._allowed)
         pool = httpcore.AsyncConnectionPool(
@@ -349,6 +350,12 @@ _HTTPCORE_ERRORS = (
     httpcore.ProtocolError,
     httpcore.UnsupportedProtocol,
 )
+
+
+@functools.cache
+def _public_authorities() -> ssl.SSLContext:
+    """Return what every client trusts: read once a process, since that takes 50 ms."""
+    return httpx.create_ssl_context()
 
 
 def _normal_authority(entry: str) -> str:
