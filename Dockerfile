@@ -4,7 +4,8 @@ FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /srv/studybuddy
 RUN python -m venv /opt/venv
-# `--build-arg REQUIREMENTS=speech` makes the image whose workers transcribe, 400 MB larger.
+# `--build-arg REQUIREMENTS=search` makes the image that searches by meaning, 150 MB larger, and
+# `=speech` the one whose workers transcribe too, 400 MB larger.
 ARG REQUIREMENTS=base
 COPY requirements requirements
 RUN /opt/venv/bin/pip install --require-hashes -r requirements/$REQUIREMENTS.txt
@@ -13,6 +14,7 @@ COPY app app
 # Editable, so that the package stays beside alembic/, which it looks for there.
 RUN /opt/venv/bin/pip install --no-deps --no-build-isolation -e .
 RUN [ "$REQUIREMENTS" != speech ] || /opt/venv/bin/python -m app.speech.assets
+RUN [ "$REQUIREMENTS" = base ] || /opt/venv/bin/python -m app.embedder.assets
 
 FROM python:3.12-slim
 

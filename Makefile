@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:  ## print this list
 	@sed -n 's|^\([a-z-]*\):.*## |  make \1: |p' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) $(ASSETS)  ## make .venv, install what is locked, fetch GraphiQL and the speech model
+install: $(INSTALLED) $(ASSETS)  ## make .venv, install what is locked, fetch GraphiQL and the models
 
 demo: install  ## show the whole service at work, and keep serving (DEMO_EXIT=1: end after the checks)
 	$(BIN)/studybuddy demo $(if $(filter-out 0,$(DEMO_EXIT)),--exit)
@@ -52,7 +52,8 @@ $(INSTALLED): requirements/dev.txt pyproject.toml scripts/install
 	PYTHON="$(PYTHON)" scripts/install $(VENV)
 	@touch $@
 
-$(ASSETS): $(INSTALLED) app/http/graphiql/assets.py app/speech/assets.py
+$(ASSETS): $(INSTALLED) app/http/graphiql/assets.py app/speech/assets.py app/embedder/assets.py app/packaged.py
 	$(BIN)/python -m app.http.graphiql.assets
 	$(BIN)/python -m app.speech.assets
+	$(BIN)/python -m app.embedder.assets
 	@mkdir -p $(@D) && touch $@

@@ -134,4 +134,5 @@ class JobKind(StrEnum):
     DOWNLOAD_LECTURE = "download_lecture"
     COUNT_PAGES = "count_pages"
     TRANSCRIBE = "transcribe"
+    INDEX = "index"
     SWEEP = "sweep"

@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     auto_transcribe: bool = False
     rate_limit_transcriptions: str | None = None
     rate_limit_previews: str | None = "30/minute"
+    embedder: Literal["off"] | Path | None = None
     audio_retention: Literal["keep", "until-transcribed"] = "keep"
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None

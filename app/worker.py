@@ -11,7 +11,7 @@ from app.backends import CLOSE_SECONDS, Backends, closing_in_time, open_backends
 from app.cancellation import ended
 from app.db.engine import make_engine, make_sessions
 from app.ingest.extract import PyAvAudioExtractor
-from app.ingest.pdf import count_pages
+from app.ingest.pdf import count_pages, page_texts
 from app.ingest.pipeline import AudioPipeline
 from app.ingest.sources.ytdlp.source import require_known
 from app.jobs.doorbell import open_ring_queue
@@ -28,6 +28,7 @@ from app.services.documents.page_counts import PageCounts
 from app.services.kernel.jobs import JobHandler
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.download import LectureDownloads
+from app.services.search.index import Indexing
 from app.services.transcripts.arrival import Arrival
 from app.services.transcripts.transcribe import Transcriptions
 from app.services.upkeep.store_sweep import StoreSweep, interval_of, sweep_forever
@@ -62,8 +63,11 @@ def make_handlers(backends: Backends) -> list[JobHandler]:
         keeps_audio=settings.audio_retention == "keep",
     )
     pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
+    indexing = Indexing(
+        backends.work, backends.storage, backends.scratch, backends.embedder, page_texts
+    )
     sweep = Sweep(backends.work, backends.storage, settings.sweep_grace_seconds)
-    return [downloads, transcriptions, pages, sweep]
+    return [downloads, transcriptions, pages, indexing, sweep]
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Enum, inspect, text
 from sqlalchemy.dialects.postgresql.base import PGInspector
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import vectors
 from app.db.engine import make_engine
 from app.db.models import Base
 from app.errors import ConfigurationError
@@ -36,6 +37,8 @@ COMPARISON: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "compare_type": True,
     "compare_server_default": True,
+    # Tables that a server may lack, made beside the migrations.
+    "include_name": lambda name, kind, _: kind != "table" or name not in vectors.TABLES,
     "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
 }
 """How Alembic compares; for `alembic revision --autogenerate` and for `check`."""
@@ -100,6 +103,8 @@ async def _run(database_url: str, action: Callable[[Config, str], None], revisio
     async with locked(database_url) as connection:
         config.attributes["connection"] = connection.sync_connection
         await connection.run_sync(lambda _: action(config, revision))
+        if revision == "head":
+            await vectors.make(connection)
 
 
 def _config() -> Config:

@@ -28,5 +28,6 @@ def lanes_of(
     return [
         slots(Lane.DOWNLOADS, settings.worker_concurrency),
         slots(Lane.TRANSCRIPTIONS, transcriptions, settings.max_user_transcriptions),
+        slots(Lane.INDEXING, 1),  # The embedder has one thread.
         slots(Lane.LIGHT, LIGHT_SLOTS),
     ]

@@ -6,6 +6,7 @@ from app.db.models.courses import Course
 from app.db.models.documents import Document, UserDocument
 from app.db.models.jobs import NOBODY, Job
 from app.db.models.lectures import Lecture, LectureAlias, UserLecture
+from app.db.models.search import DocumentPage, TranscriptionChunk
 from app.db.models.transcripts import Transcription, TranscriptionWindow
 
 __all__ = [
@@ -13,10 +14,12 @@ __all__ = [
     "Base",
     "Course",
     "Document",
+    "DocumentPage",
     "Job",
     "Lecture",
     "LectureAlias",
     "Transcription",
+    "TranscriptionChunk",
     "TranscriptionWindow",
     "User",
     "UserDocument",

@@ -14,10 +14,11 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.models.base import Base, linked_key, new_id, now
 from app.db.models.courses import Course
+from app.db.models.search import Indexed
 from app.domain import DocumentStatus
 
 
-class Document(Base):
+class Document(Indexed, Base):
     """A PDF of a course, shared by everyone linked to it; its bytes are its identity."""
 
     __tablename__ = "documents"
@@ -38,6 +39,7 @@ class Document(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     page_count: Mapped[int | None]
     description: Mapped[str | None]
+    has_text: Mapped[bool | None]
     status: Mapped[DocumentStatus] = mapped_column(server_default=DocumentStatus.UPLOADED.value)
     revision: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = now()

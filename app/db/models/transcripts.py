@@ -16,10 +16,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from app.db.models.base import Base, linked_key, new_id, now
+from app.db.models.search import Indexed
 from app.domain import TranscriptionFailure, TranscriptionSource, TranscriptionStatus
 
 
-class Transcription(Base):
+class Transcription(Indexed, Base):
     """A lecture's words: one row for each model, each language that is forced, and the captions.
 
     ``progress`` is in percent.  ``duration_seconds`` is the audio's, known once it was opened;

@@ -13,7 +13,7 @@ from app.db.models import Document
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound, StorageError
 from app.ingest.sandbox.run import ChildKilled
-from app.services.kernel.jobs import JobHandler
+from app.services.kernel.jobs import JobHandler, open_index_job
 from app.services.kernel.local_copy import as_local_file
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.kernel.unit_of_work import Work
@@ -78,5 +78,6 @@ class PageCounts(JobHandler):
                 counted = update(Document).where(Document.id == lease.subject_id)
                 await unit.session.execute(counted.values(page_count=pages))
                 await unit.wake_document(lease.subject_id)
+            await open_index_job(unit, lease.subject_id, None)
             await ledger.finish(unit.session, lease)
         return JobState.DONE

@@ -6,11 +6,12 @@ The defaults are those of work that has nothing of its own to tidy.
 from abc import ABC, abstractmethod
 from enum import StrEnum
 from typing import ClassVar
+from uuid import UUID
 
 from app.db import ledger
 from app.db.ledger import Lease
 from app.domain import JobKind, JobState
-from app.services.kernel.unit_of_work import Work
+from app.services.kernel.unit_of_work import UnitOfWork, Work
 
 
 class Lane(StrEnum):
@@ -18,6 +19,7 @@ class Lane(StrEnum):
 
     DOWNLOADS = "downloads"
     TRANSCRIPTIONS = "transcriptions"
+    INDEXING = "indexing"
     LIGHT = "light"
 
 
@@ -50,3 +52,9 @@ class JobHandler(ABC):
 
     async def forget(self, lease: Lease) -> None:  # noqa: B027 - nothing is a good default
         """Delete what is left of work on a job that was taken away: nothing, as a rule."""
+
+
+async def open_index_job(unit: UnitOfWork, subject_id: UUID, user_id: UUID | None) -> None:
+    """Queue what lets search find a transcription or a document; ring after the commit."""
+    if await ledger.open_job(unit.session, JobKind.INDEX, subject_id, user_id):
+        unit.ring()

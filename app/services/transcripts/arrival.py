@@ -6,6 +6,7 @@ from sqlalchemy import func
 
 from app.db.models import Lecture, Transcription
 from app.domain import TranscriptionSource, TranscriptionStatus
+from app.services.kernel.jobs import open_index_job
 from app.services.kernel.unit_of_work import UnitOfWork
 from app.services.transcripts.payload import settle_current, store
 from app.services.transcripts.request import add, enqueue, wake
@@ -51,6 +52,7 @@ class Arrival:
             )
             unit.session.add(row)
             await settle_current(unit, self._storage, lecture)
+            await open_index_job(unit, id_, None)
             await wake(unit, row)
         elif self._model is not None:
             row = add(unit.session, lecture.id, None, self._model, None)

@@ -25,7 +25,7 @@ from app.domain import (
     TranscriptionWarning,
 )
 from app.errors import LeaseLost, ObjectNotFound, StorageError
-from app.services.kernel.jobs import JobHandler, Lane
+from app.services.kernel.jobs import JobHandler, Lane, open_index_job
 from app.services.kernel.local_copy import as_local_file
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
@@ -231,6 +231,7 @@ class Transcriptions(JobHandler):
             if lecture.audio_storage_key is not None and not await self._needs_audio(unit, row):
                 garbage.append(lecture.audio_storage_key)
                 lecture.audio_storage_key = lecture.audio_bytes = None
+            await open_index_job(unit, row.id, row.requested_by)
             await self._announce(unit, row)
             await unit.wake_lecture(lecture.id)
             await ledger.finish(unit.session, lease)

@@ -16,13 +16,14 @@ from uuid import uuid4
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import migrations
+from app.db import migrations, vectors
 from app.db.engine import make_engine
 from app.db.models import Base
+from app.db.vectors import Extensions
 from app.errors import ConfigurationError
 from app.ingest.model import SourceIdentity
 from app.services.lectures.unconfirmed import unconfirmed
@@ -70,7 +71,8 @@ SELECT line FROM (
     FROM pg_trigger JOIN relation ON tgrelid = relation.oid WHERE NOT tgisinternal
     UNION ALL
     SELECT 3, proname::text, 0, pg_get_functiondef(oid)
-    FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND NOT EXISTS (
+        SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
 ) AS catalogue
 ORDER BY part, owner COLLATE "C", kind, line COLLATE "C"
 """
@@ -113,8 +115,29 @@ async def test_models_alone_make_the_same_tables(empty_database_url: str) -> Non
     await migrations.downgrade(empty_database_url)
     async with connected(empty_database_url) as connection:
         await connection.run_sync(Base.metadata.create_all)
+        await vectors.make(connection)
     made = await catalogue(empty_database_url)
     assert made == [line for line in migrated if not line.startswith(ONLY_IN_MIGRATIONS)]
+
+
+async def test_vectors_come_once_the_server_lets_them(empty_database_url: str) -> None:
+    """pgvector is no trusted extension: a role that owns the database alone cannot create it."""
+    url = make_url(empty_database_url)
+    owner = f"owner_{uuid4().hex}"
+    async with connected(empty_database_url) as connection:
+        await connection.execute(text(f"CREATE ROLE {owner} LOGIN"))
+        await connection.execute(text(f"ALTER DATABASE {url.database} OWNER TO {owner}"))
+        await connection.execute(text(f"ALTER SCHEMA public OWNER TO {owner}"))
+    theirs = url.set(username=owner).render_as_string(hide_password=False)
+    await migrations.upgrade(theirs)
+    async with connected(theirs) as connection:
+        assert await vectors.extensions(connection) == Extensions(vectors=False, likeness=True)
+        assert await migrations.check(theirs) == []
+    async with connected(empty_database_url) as connection:
+        await connection.execute(text("CREATE EXTENSION vector"))
+    await migrations.upgrade(theirs)
+    async with connected(theirs) as connection:
+        assert await vectors.extensions(connection) == Extensions(vectors=True, likeness=True)
 
 
 async def test_every_migration_goes_down_to_where_it_came_from(empty_database_url: str) -> None:
