@@ -96,6 +96,14 @@ class TranscriptFormat(StrEnum):
     JSON = "json"
 
 
+class SearchMode(StrEnum):
+    """How a query is compared with what is there."""
+
+    HYBRID = "hybrid"
+    SEMANTIC = "semantic"
+    KEYWORD = "keyword"
+
+
 class EventKind(StrEnum):
     """What happened to an item of a user's."""
 

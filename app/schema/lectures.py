@@ -117,12 +117,13 @@ def _signed_audio(
     )
 
 
-def _open_url(
+def open_url(
     root: "Lecture",
     at_seconds: Annotated[
         float | None, strawberry.argument(description="Where it begins; left out: the beginning.")
     ] = None,
 ) -> str | None:
+    """Return the viewer page at that second, where the platform has such links."""
     if root.panopto_url is None:
         return None
     seconds = at_seconds or 0.0
@@ -193,7 +194,7 @@ class Lecture(Node):
         "seconds.",
     )
     open_url: str | None = strawberry.field(
-        resolver=_open_url,
+        resolver=open_url,
         description="The viewer page at that second, where the platform has such links; null "
         "otherwise.",
     )

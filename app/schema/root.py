@@ -12,6 +12,7 @@ from app.resolvers.courses import CourseQueries
 from app.resolvers.documents import DocumentMutations, DocumentQueries, DocumentSubscriptions
 from app.resolvers.lectures import LectureMutations, LectureQueries, LectureSubscriptions
 from app.resolvers.nodes import NodeQueries
+from app.resolvers.search import SearchQueries
 from app.resolvers.transcripts import (
     TranscriptionMutations,
     TranscriptionQueries,
@@ -22,6 +23,7 @@ from app.schema.documents import Document
 from app.schema.kernel.errors import ERROR_MAP
 from app.schema.kernel.limits import schema_config
 from app.schema.lectures import Lecture, LinkRefusedHandler
+from app.schema.search import DocumentHit, LectureHit
 from app.schema.transcripts import Transcription
 
 
@@ -31,6 +33,7 @@ class Query(
     DocumentQueries,
     LectureQueries,
     TranscriptionQueries,
+    SearchQueries,
     NodeQueries,
     AccountQueries,
 ):
@@ -51,7 +54,7 @@ schema = strawberry.Schema(
     Query,
     Mutation,
     Subscription,
-    types=[Lecture, Document, Course, Transcription],
+    types=[Lecture, Document, Course, Transcription, LectureHit, DocumentHit],
     config=schema_config(),
     exception_handlers=(*ERROR_MAP, LinkRefusedHandler()),
 )

@@ -42,6 +42,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Query.transcription": HIDDEN,
     "Query.transcriptions": OWN,
     "Query.transcriptionModels": ("value", "value", "value"),
+    "Query.search": OWN,
     "Query.allLectures": ("FORBIDDEN", "FORBIDDEN", "own"),
     "Mutation.requestLectureDownload": ("value", "value", "value"),
     "Mutation.retryLectureDownload": ("NotFoundError", "ConflictError", "ConflictError"),
@@ -80,12 +81,16 @@ FIELDS = {
     "TranscriptionModel": "name isDefault languages",
     "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
     " fileUrl signedFile signedFileUrl revision createdAt updatedAt",
+    "LectureHit": "score text highlights lecture startSeconds endSeconds openUrl",
+    "DocumentHit": "score text highlights document page",
+    "TextRange": "start end",
     "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
     "LectureStatusCount": "status count",
     "Limits": "maxUploadBytes operationsPerSocket linksPerRequest maxPageSize",
     "SignedLink": "url expiresAt",
     "DownloadProgress": "stage downloadedBytes totalBytes percent",
 }
+WRITTEN = "The quick brown fox"
 ROOTS = {"Query": SCHEMA.query_type, "Mutation": SCHEMA.mutation_type}
 SUBSCRIPTIONS = SCHEMA.subscription_type
 
@@ -125,7 +130,7 @@ def document_of(operation: str) -> tuple[str, set[str]]:
     if get_named_type(field.type).name.startswith(("UnlinkLectures", "UnlinkDocuments")):
         inner = f"... on {name[0].upper()}{name[1:]}Payload {{ results {{ __typename }} }}"
     if get_named_type(field.type).name.endswith("Connection"):
-        inner = "nodes { id }"
+        inner = "nodes { __typename }" if operation == "Query.search" else "nodes { id }"
     call = f"{name}{f'({given})' if given else ''} {{ {inner} }}"
     return f"{root.lower()} {f'({head})' if head else ''} {{ {call} }}", set(taken)
 
@@ -147,6 +152,8 @@ class Stage:
             return {"url": self.link()}
         if taken == {"ids"}:
             return {"ids": [item]}
+        if taken == {"query"}:
+            return {"query": WRITTEN}
         if not taken:
             return {}
         if operation == "Mutation.requestLectureDownloads":
@@ -218,8 +225,30 @@ async def new_stage(service: Service, owner: Client) -> Stage:
     lecture = (await owner.request(service.course, url))["lecture"]["id"]
     pdf = make_pdf(1) + f"% {uuid4()}".encode()
     document = (await owner.upload(service.course, pdf))["document"]["id"]
+    await index_document(service, document)
     transcription = await add_transcription(service, lecture, owner)
     return Stage(service, lecture, document, transcription)
+
+
+async def index_document(service: Service, document: str) -> None:
+    """Let search find it, as if a worker had indexed it."""
+    connection = await asyncpg.connect(
+        (service.settings.database_url or "").replace("+asyncpg", "")
+    )
+    try:
+        await connection.execute(
+            "INSERT INTO document_pages (document_id, page, chunk_index, text, search)"
+            " VALUES ($1, 1, 0, $2, to_tsvector('english', $2))",
+            UUID(document),
+            WRITTEN,
+        )
+        await connection.execute(
+            "UPDATE documents SET indexed_at = now(), text_config = 'english', chunk_count = 1"
+            " WHERE id = $1",
+            UUID(document),
+        )
+    finally:
+        await connection.close()
 
 
 async def add_transcription(service: Service, lecture: str, owner: Client) -> str:

@@ -1,5 +1,7 @@
 """Small real PDFs, built by hand (ISO 32000-1, 7.5): valid cross-reference table included."""
 
+from collections.abc import Sequence
+
 
 def make_pdf(pages: int, seed: str = "") -> bytes:
     """Return a PDF with that many blank pages; another seed makes other bytes."""
@@ -28,3 +30,23 @@ def assemble(objects: list[str], seed: str = "") -> bytes:
             f"trailer\n<< /Size {size} /Root 1 0 R >>\nstartxref\n{len(content)}\n%%EOF\n"
         ).encode()
     )
+
+
+def make_text_pdf(pages: Sequence[str]) -> bytes:
+    """Return a PDF whose pages say these texts (Latin-1), a line of the text a line."""
+    kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+    ]
+    for number, text in enumerate(pages):
+        lines = [line.replace("\\", r"\\") for line in text.split("\n")]
+        shown = " T* ".join("<" + line.encode("cp1252", "replace").hex() + "> Tj" for line in lines)
+        content = f"BT /F1 8 Tf 10 TL 36 800 Td {shown} ET"
+        objects.append(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] "
+            f"/Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * number} 0 R >>"
+        )
+        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
+    return assemble(objects)

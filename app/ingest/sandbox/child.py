@@ -22,6 +22,7 @@ _TASKS = (
     "app.ingest.sandbox.tasks.audio_index",
     "app.ingest.sandbox.tasks.captions",
     "app.ingest.sandbox.tasks.delivery",
+    "app.ingest.sandbox.tasks.page_texts",
     "app.ingest.sandbox.tasks.pages",
     "app.ingest.sandbox.tasks.playlist",
     "app.ingest.sandbox.tasks.sound",

@@ -127,7 +127,7 @@ def make_connection(
     edges = [
         Edge(cursor=cursor, node=node) for cursor, node in zip(page.cursors, nodes, strict=True)
     ]
-    return Connection(edges=edges, nodes=nodes, page_info=_page_info(page), count=count)
+    return Connection(edges=edges, nodes=nodes, page_info=page_info(page), count=count)
 
 
 def make_linked_connection(
@@ -139,10 +139,11 @@ def make_linked_connection(
         LinkedEdge(cursor=cursor, node=node, linked_at=linked.linked_at)
         for cursor, node, linked in zip(page.cursors, nodes, page.rows, strict=True)
     ]
-    return LinkedConnection(edges=edges, nodes=nodes, page_info=_page_info(page), count=count)
+    return LinkedConnection(edges=edges, nodes=nodes, page_info=page_info(page), count=count)
 
 
-def _page_info(page: Page[Any]) -> PageInfo:
+def page_info(page: Page[Any]) -> PageInfo:
+    """Return where the page stands in its list."""
     return PageInfo(
         has_next_page=page.has_next,
         has_previous_page=page.has_previous,

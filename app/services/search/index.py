@@ -6,7 +6,7 @@ search has the old chunks or the new ones.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,6 +247,6 @@ async def _insert(
             await session.execute(into_vectors, named)
 
 
-def as_text(vector: Sequence[float]) -> str:
+def as_text(vector: "Vectors") -> str:
     """Return the vector as pgvector reads it."""
     return "[" + ",".join(f"{value:.5f}" for value in vector) + "]"

@@ -7,7 +7,6 @@ which of a handful is the nearest.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from app.db.models import TranscriptionChunk
 from app.embedder.embedder import DIMENSIONS
 from app.passages.windows import Window
 
@@ -34,26 +33,26 @@ def pack(vectors: "Vectors") -> bytes:
 
 
 def best_start(
-    chunk: TranscriptionChunk,
+    sentences: Sequence[Sequence[Any]],
+    vectors: bytes | None,
     query: "Vectors | None",
     highlights: Sequence[tuple[int, int]],
 ) -> float:
-    """Return when the sentence begins that has most to do with the query, else the chunk."""
-    starts = [place for place, _ in chunk.sentences]
-    if not starts:
-        return chunk.start_time
-    counts = [0.0] * len(starts)
+    """Return when the sentence begins that has most to do with the query.
+
+    ``sentences`` and ``vectors`` are the chunk's, ``highlights`` the query's words in its text.
+    """
+    starts = [place for place, _ in sentences]
+    words = [0] * len(starts)
     for start, _ in highlights:
-        number = max((n for n, place in enumerate(starts) if place <= start), default=0)
-        counts[number] += 1
-    scores = [_WORD_WEIGHT * min(count, 3) for count in counts]
-    if query is not None and chunk.sentence_vectors:
+        words[max((n for n, place in enumerate(starts) if place <= start), default=0)] += 1
+    scores = [_WORD_WEIGHT * min(count, 3) for count in words]
+    if query is not None and vectors:
         import numpy as np
 
-        kept = np.frombuffer(chunk.sentence_vectors, np.int8).reshape(-1, DIMENSIONS)
-        if len(kept) == len(scores):
-            nearness = kept.astype(np.float32) @ query / 127
-            scores = [score + float(near) for score, near in zip(scores, nearness, strict=True)]
+        kept = np.frombuffer(vectors, np.int8).reshape(-1, DIMENSIONS).astype(np.float32)
+        nearness = (kept @ query / 127).tolist()
+        scores = [score + near for score, near in zip(scores, nearness, strict=True)]
     best = max(range(len(scores)), key=lambda number: (scores[number], -number))
-    seconds: float = chunk.sentences[best][1]
+    seconds: float = sentences[best][1]
     return seconds
