@@ -49,23 +49,29 @@ def read_folder(folder: Path) -> ModelFolder:
         raise EmbedderFailed(f"it has no {', no '.join(missing)}")
     try:
         manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        # Weights may lie in a second file, `model.onnx_data` or `model.onnx.data`.
+        weights = sorted(folder.glob("model.onnx*"))
+        files = [*weights, folder / "tokenizer.json", folder / "manifest.json"]
+        hashes = {path.name: _hash(path) for path in files}
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         reason = " ".join(f"{where} {first['msg']}".split())
         raise EmbedderFailed(f"manifest.json: {reason[:300]}") from error
-    # Weights may lie in a second file, `model.onnx_data` or `model.onnx.data`.
-    weights = sorted(folder.glob("model.onnx*"))
-    hashes = {}
-    for path in [*weights, folder / "tokenizer.json", folder / "manifest.json"]:
-        with path.open("rb") as content:
-            if content.read(len(_POINTER)) == _POINTER:
-                raise EmbedderFailed(f"{path.name} is a pointer of Git LFS, not the file")
-            content.seek(0)
-            hashes[path.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        name = Path(error.filename or folder).name
+        raise EmbedderFailed(f"{name} cannot be read ({error.strerror})") from error
     for name, wanted in manifest.sha256.items():
         if hashes.get(name) != wanted.lower():
             raise EmbedderFailed(f"{name[:80]} has not the SHA-256 that manifest.json gives")
     digest = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
     weights_bytes = sum(path.stat().st_size for path in weights)
     return ModelFolder(folder, manifest, f"{manifest.name}-{digest[:12]}", weights_bytes)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as content:
+        if content.read(len(_POINTER)) == _POINTER:
+            raise EmbedderFailed(f"{path.name} is a pointer of Git LFS, not the file")
+        content.seek(0)
+        return hashlib.file_digest(content, "sha256").hexdigest()

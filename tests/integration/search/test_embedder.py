@@ -184,6 +184,24 @@ async def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     await _is_refused(tmp_path / "gone", "there is no such folder")
 
 
+async def test_a_file_that_cannot_be_read_is_one_line(folder: Path) -> None:
+    (folder / "model.onnx_data").mkdir()
+    await _is_refused(folder, "model.onnx_data cannot be read")
+
+
+async def test_in_production_no_search_waits_for_the_model() -> None:
+    settings = load_settings(
+        environment="production",
+        database_url="postgresql://db/studybuddy",
+        redis_url="redis://redis:6379",
+        auth_issuer="https://issuer.example.org",
+        secret_key="0123456789abcdef",
+    )
+    async with open_embedder(settings) as ready, open_embedder(load_settings()) as other:
+        assert "_loaded" in vars(ready)
+        assert "_loaded" not in vars(other)
+
+
 async def test_a_model_whose_vectors_mean_nothing_is_found_out(folder: Path) -> None:
     """Here by the tokenizer of another model: everything loads, and answers."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
