@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db.engine import make_engine, make_locking_sessions, make_sessions
-from app.embedder.onnx import OnnxEmbedder, make_embedder
+from app.embedder.onnx import OnnxEmbedder, open_embedder
 from app.errors import ConfigurationError, StorageError
 from app.events.wakeups import Wakeups
 from app.ingest.fetch.downloader import MediaDownloader
@@ -94,9 +94,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         stack.push_async_callback(requests.close)
         downloader = MediaDownloader.from_settings(settings)
         stack.push_async_callback(downloader.close)
-        embedder = make_embedder(settings)
-        if embedder is not None:
-            stack.callback(embedder.close)
+        embedder = await stack.enter_async_context(open_embedder(settings))
         announce_start()
         yield Backends(
             settings,

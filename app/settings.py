@@ -142,6 +142,14 @@ class Settings(BaseSettings):
             raise ValueError("names a model twice")
         return tuple((name, Path(folder).expanduser().absolute()) for name, _, folder in pairs)
 
+    @field_validator("embedder", mode="before")
+    @classmethod
+    def _folder_or_off(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        is_off = value.strip().lower() == "off"
+        return "off" if is_off else Path(value.strip()).expanduser().absolute()
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:

@@ -1,14 +1,13 @@
 """What search needs of a model of meaning."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Vectors = NDArray[np.float32]
-
+Vectors: TypeAlias = "NDArray[np.float32]"
 DIMENSIONS = 384
 
 

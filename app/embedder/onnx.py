@@ -1,33 +1,43 @@
 """`Embedder` by onnxruntime, in a thread of its own: it holds no lock of the interpreter's.
 
 The files are the operator's, so a thread will do, where strangers' bytes get a child process
-(decision 0014).
+(decision 0014).  Needs nothing of the extra ``search`` until there is a model to load.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.embedder.assets import MODEL_DIRECTORY
 from app.embedder.embedder import DIMENSIONS, EmbedderFailed
 from app.embedder.folder import ModelFolder, read_folder
 from app.errors import ConfigurationError
+from app.ingest.sandbox.run import (
+    ChildCrashed,
+    ChildError,
+    ChildKilled,
+    ChildTimedOut,
+    Limits,
+    run_child,
+)
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.embedder.embedder import Vectors
+    from app.embedder.model import OnnxModel
 
-_BATCH = 16
+_BATCH = 4
+"""A third more short texts a second than one at a time; of passages sixteen are slower than one."""
 _REMEMBERED = 1000
-_MOST_CHARACTERS = 20_000
-"""Of a text: far more than any window, and little enough for the tokenizer."""
-
-_ALIKE = ("How do plants turn sunlight into food?", "Photosynthesis makes sugar with light.")
-_OTHER = "The court dismissed the appeal on procedural grounds."
+_LONGEST_REMEMBERED = 1000
+_GIB = 1024**3
+_WEIGHTS_COPIES = 3
+_CHECK_SECONDS = 120
 
 
 class OnnxEmbedder:
@@ -49,7 +59,7 @@ class OnnxEmbedder:
         return self._files.manifest.least_similarity
 
     async def embed(self, texts: Sequence[str]) -> "Vectors":
-        """As `Embedder.embed`; others get their turn after every 16 texts."""
+        """As `Embedder.embed`; others get their turn after every four texts."""
         import numpy as np
 
         prefix = self._files.manifest.passage_prefix
@@ -63,89 +73,85 @@ class OnnxEmbedder:
 
     async def embed_query(self, text: str) -> "Vectors":
         """As `Embedder.embed_query`."""
-        if text not in self._queries:
-            (vector,) = await self._run([self._files.manifest.query_prefix + text])
+        if text in self._queries:
+            self._queries.move_to_end(text)
+            return self._queries[text]
+        vector: Vectors = (await self._run([self._files.manifest.query_prefix + text]))[0]
+        vector.flags.writeable = False  # It is handed out again.
+        if len(text) <= _LONGEST_REMEMBERED:
             self._queries[text] = vector
-            if len(self._queries) > _REMEMBERED:
-                self._queries.popitem(last=False)
-        self._queries.move_to_end(text)
-        return self._queries[text]
+        if len(self._queries) > _REMEMBERED:
+            self._queries.popitem(last=False)
+        return vector
 
-    async def check(self) -> None:
-        """Raise `EmbedderFailed` unless the model tells apart what has to do with each other."""
-        near, far, other = await self.embed([*_ALIKE, _OTHER])
-        if float(near @ far) <= float(near @ other):
-            raise EmbedderFailed("it takes photosynthesis for a matter of courts")
+    async def load(self) -> None:
+        """Load the model now, so that no text has to wait for it.  Raises `EmbedderFailed`."""
+        await self._run(["loaded?"])
 
     def close(self) -> None:
         """Let the thread end with what it is at."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, texts: list[str]) -> "Vectors":
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, texts)
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the session."""
-        import onnxruntime
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(self._files.folder / "tokenizer.json"))
-            tokenizer.enable_truncation(self._files.manifest.max_tokens)
-            tokenizer.no_padding()
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            path = str(self._files.folder / "model.onnx")
-            session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        except Exception as error:  # Both libraries raise bare ones of their own.
-            raise EmbedderFailed(" ".join(str(error).split())[:300]) from error
-        return tokenizer, session
-
-    def _embed(self, texts: list[str]) -> "Vectors":
-        import numpy as np
-
-        tokenizer, session = self._loaded
-        encoded = [
-            tokenizer.encode(text[:_MOST_CHARACTERS].encode(errors="replace").decode())
-            for text in texts
-        ]
-        longest = max(len(each.ids) for each in encoded)
-        inputs = np.zeros((3, len(texts), max(1, longest)), np.int64)
-        for row, each in enumerate(encoded):
-            inputs[0, row, : len(each.ids)] = each.ids
-            inputs[1, row, : len(each.ids)] = each.attention_mask
-            inputs[2, row, : len(each.ids)] = each.type_ids
-        named = dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs, strict=True))
-        wanted = {each.name for each in session.get_inputs()}
-        try:
-            hidden = session.run(None, {name: named[name] for name in wanted})[0]
-        except Exception as error:
-            raise EmbedderFailed(" ".join(str(error).split())[:300]) from error
-        if hidden.ndim != 3 or hidden.shape[-1] != DIMENSIONS:
-            raise EmbedderFailed(f"its vectors are not of {DIMENSIONS} dimensions")
-        if self._files.manifest.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            mask = inputs[1][:, :, None]
-            pooled = (hidden * mask).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
-        length = np.linalg.norm(pooled, axis=1, keepdims=True)
-        vectors: Vectors = (pooled / np.maximum(length, 1e-9)).astype(np.float32)
+        loop = asyncio.get_running_loop()
+        vectors: Vectors = await loop.run_in_executor(
+            self._thread, lambda: self._loaded.embed(texts)
+        )
         return vectors
 
+    @cached_property
+    def _loaded(self) -> "OnnxModel":
+        from app.embedder.model import OnnxModel
 
-def make_embedder(settings: Settings) -> OnnxEmbedder | None:
-    """Return the configured embedder, the installed one where none is, or None where there is none.
+        return OnnxModel(self._files)
 
-    Raises `ConfigurationError` where EMBEDDER names what is none.
+
+@asynccontextmanager
+async def open_embedder(settings: Settings) -> AsyncIterator[OnnxEmbedder | None]:
+    """Open the configured embedder, the installed one where none is; None where there is none.
+
+    A folder that is configured is tried in a child; the installed one was checked by its hash.
+    Raises `ConfigurationError` with one line where EMBEDDER names what cannot be used.
     """
-    if settings.embedder == "off":
-        return None
-    if settings.embedder is None:
-        is_there = MODEL_DIRECTORY.is_dir() and all(map(find_spec, ("onnxruntime", "tokenizers")))
-        return OnnxEmbedder(read_folder(MODEL_DIRECTORY)) if is_there else None
+    named = settings.embedder
+    has_engine = all(map(find_spec, ("numpy", "onnxruntime", "tokenizers")))
+    if named == "off" or (named is None and not (has_engine and MODEL_DIRECTORY.is_dir())):
+        yield None
+        return
     try:
-        return OnnxEmbedder(read_folder(settings.embedder))
+        if not has_engine:
+            raise EmbedderFailed("it needs the extra, studybuddy[search]")
+        files = await asyncio.to_thread(read_folder, named or MODEL_DIRECTORY)
+        if named:
+            await _try(files)
+        embedder = OnnxEmbedder(files)
+        if settings.production:  # Elsewhere most processes end before the first search.
+            await embedder.load()
     except EmbedderFailed as error:
         raise ConfigurationError(f"EMBEDDER: {error}") from error
+    try:
+        yield embedder
+    finally:
+        embedder.close()
+
+
+async def _try(files: ModelFolder) -> None:
+    """Let the model find known answers in a child, or raise `EmbedderFailed`."""
+    memory_bytes = 2 * _GIB + _WEIGHTS_COPIES * files.weights_bytes
+    try:
+        answer = await run_child(
+            "app.embedder.child.check",
+            {"folder": str(files.folder)},
+            limits=Limits(memory_bytes, _CHECK_SECONDS, file_bytes=0),
+            timeout_seconds=_CHECK_SECONDS,
+        )
+    except ChildCrashed as error:
+        errors = " ".join(error.errors.split())[-300:]
+        message = f"loading it ended with code {error.return_code}: {errors}"
+        raise EmbedderFailed(message) from None
+    except ChildTimedOut:
+        raise EmbedderFailed(f"it did not embed ten texts in {_CHECK_SECONDS} s") from None
+    except (ChildError, ChildKilled) as error:
+        raise EmbedderFailed(f"it cannot be loaded ({error})") from None
+    if answer["problem"]:
+        raise EmbedderFailed(answer["problem"])

@@ -18,6 +18,8 @@ import sys
 from typing import Any
 
 _TASKS = (
+    "app.embedder.child.check",
+    "app.embedder.child.keywords",
     "app.ingest.sandbox.tasks.audio",
     "app.ingest.sandbox.tasks.audio_index",
     "app.ingest.sandbox.tasks.captions",

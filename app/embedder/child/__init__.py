@@ -1,0 +1,1 @@
+"""What runs in a child process: the look at a model, and the search for keywords."""
