@@ -7,11 +7,15 @@ interpreter's lock, with regular expressions that meet strangers' texts.
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import structlog
 
 from app.embedder.embedder import Embedder
 from app.ingest.sandbox.run import ChildError, Limits, run_child
+
+if TYPE_CHECKING:
+    from app.embedder.embedder import Vectors
 
 log = structlog.get_logger(__name__)
 
@@ -27,13 +31,17 @@ _ANSWER_BYTES = 16 * 1024
 
 
 async def keywords(
-    texts: Sequence[str], language: str | None, embedder: Embedder | None
+    texts: Sequence[str],
+    language: str | None,
+    embedder: Embedder | None,
+    passages: "Vectors | None",
 ) -> list[list[str]]:
     """Return up to eight keywords of each text, the best first; none where YAKE is not installed.
 
     Each has up to three words of the text and 80 characters, and is no variant of another: with a
     word more or less, in other letters' case, or with another ending.  ``language`` is a BCP 47
-    tag, whose stop words are left out.  Without an embedder the order is YAKE's.  Of a text the
+    tag, whose stop words are left out.  Without an embedder and the texts' vectors (``passages``)
+    the order is YAKE's.  Of a text the
     first 10,000 characters are read, and no word of more than 60.  What YAKE cannot cope with has
     no keywords, and a line in the log.  Raises `ChildKilled` where somebody ended YAKE.
     """
@@ -56,12 +64,11 @@ async def keywords(
         log.warning("keywords_not_found", reason=str(error) or type(error).__name__)
         return [[] for _ in texts]
     found: list[list[str]] = answer["phrases"]
-    if embedder is None:
+    if embedder is None or passages is None:
         return found
     distinct = sorted({phrase for each in found for phrase in each})
     place = {phrase: number for number, phrase in enumerate(distinct)}
-    vectors = await embedder.embed([*distinct, *texts])
-    phrases, passages = vectors[: len(distinct)], vectors[len(distinct) :]
+    phrases = await embedder.embed(distinct)
     chosen = []
     for each, passage in zip(found, passages, strict=True):
         nearness = phrases[[place[phrase] for phrase in each]] @ passage if each else passage[:0]

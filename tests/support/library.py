@@ -20,14 +20,16 @@ from app.domain import (
     TranscriptionSource,
     TranscriptionStatus,
 )
+from app.embedder.assets import MODEL_DIRECTORY
 from app.embedder.embedder import Embedder
-from app.embedder.onnx import make_embedder
+from app.embedder.folder import read_folder
+from app.embedder.onnx import OnnxEmbedder
 from app.ingest.pdf import page_texts
 from app.services.kernel.keyset import Page
 from app.services.search.index import Indexing
 from app.services.search.read import Hit, SearchFilter, search
 from app.services.transcripts.payload import store
-from app.settings import Settings, load_settings
+from app.settings import Settings
 from app.transcript.model import Segment, Transcript, Word
 from tests.support.pdfs import make_text_pdf
 
@@ -166,9 +168,7 @@ class Library:
 @cache
 def installed_embedder() -> Embedder:
     """The installed embedder, loaded once for all tests."""
-    embedder = make_embedder(load_settings())
-    assert embedder is not None, "python -m app.embedder.assets has not been run"
-    return embedder
+    return OnnxEmbedder(read_folder(MODEL_DIRECTORY))
 
 
 @asynccontextmanager

@@ -120,7 +120,8 @@ class Indexing(JobHandler):
         _, transcript = await load(self._storage, row.storage_key or "")
         found = await asyncio.to_thread(windows, transcript)
         texts = [window.text for window in found]
-        tags = await keywords(texts, row.language, embedder)
+        vectors = None if embedder is None else await embedder.embed(texts)
+        tags = await keywords(texts, row.language, embedder, vectors)
         rows: list[dict[str, Any]] = [
             {
                 "transcription_id": row.id,
@@ -145,7 +146,7 @@ class Indexing(JobHandler):
         for made, window in zip(rows, found, strict=True):
             numbers = [order[each.start_character] for each in window.sentences]
             made["sentence_vectors"] = pack(kept[numbers])
-        return _Chunks(rows, await embedder.embed(texts))
+        return _Chunks(rows, vectors)
 
     async def _chunks_of_document(
         self, row: Document, lease: Lease, embedder: Embedder | None

@@ -26,6 +26,13 @@ GERMAN = (
 )
 
 
+async def keywords_of(
+    texts: list[str], language: str | None, embedder: Embedder | None
+) -> list[list[str]]:
+    vectors = None if embedder is None else await embedder.embed(texts)
+    return await keywords(texts, language, embedder, vectors)
+
+
 @pytest.fixture(params=["with an embedder", "without one"])
 async def embedder(request: pytest.FixtureRequest) -> AsyncIterator[Embedder | None]:
     value = "off" if request.param == "without one" else None
@@ -35,7 +42,7 @@ async def embedder(request: pytest.FixtureRequest) -> AsyncIterator[Embedder | N
 
 
 async def test_keywords_are_the_texts_own(embedder: Embedder | None) -> None:
-    english, german = await keywords([ENGLISH, ENGLISH + GERMAN], "en", embedder)
+    english, german = await keywords_of([ENGLISH, ENGLISH + GERMAN], "en", embedder)
     assert len(english) == 8
     assert all(each.casefold() in ENGLISH.casefold() for each in english)
     told = " ".join(english).casefold()
@@ -45,21 +52,21 @@ async def test_keywords_are_the_texts_own(embedder: Embedder | None) -> None:
 
 
 async def test_stop_words_are_the_languages_own(embedder: Embedder | None) -> None:
-    (found,) = await keywords([GERMAN], "de-CH", embedder)
+    (found,) = await keywords_of([GERMAN], "de-CH", embedder)
     assert any("Photosynthese" in each for each in found)
     assert not {"und", "aus", "die"} & {each.split()[0] for each in found}
 
 
 async def test_no_keyword_is_a_variant_of_another(embedder: Embedder | None) -> None:
     text = "Binary trees grow. BINARY TREES, a binary tree; balanced binary trees rotate. " * 3
-    (found,) = await keywords([text], "en", embedder)
+    (found,) = await keywords_of([text], "en", embedder)
     assert sum("binary tree" in each.casefold() for each in found) == 1
 
 
 async def test_meaning_puts_the_order() -> None:
     async with open_embedder(load_settings()) as embedder:
-        (with_it,) = await keywords([ENGLISH], "en", embedder)
-    (without,) = await keywords([ENGLISH], "en", None)
+        (with_it,) = await keywords_of([ENGLISH], "en", embedder)
+    (without,) = await keywords_of([ENGLISH], "en", None)
     assert with_it != without
     assert with_it[0].casefold().endswith("gradient descent")
 
@@ -81,7 +88,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_hostile_texts_are_answered_calmly(name: str, embedder: Embedder | None) -> None:
-    (found, good) = await keywords([HOSTILE[name], ENGLISH], "en", embedder)
+    (found, good) = await keywords_of([HOSTILE[name], ENGLISH], "en", embedder)
     assert len(found) <= 8
     for each in found:
         assert len(each) <= 80
@@ -92,20 +99,20 @@ async def test_hostile_texts_are_answered_calmly(name: str, embedder: Embedder |
 
 async def test_any_language_and_no_text(embedder: Embedder | None) -> None:
     for language in (None, "", "xx", "zh-Hant", "../../etc", "a" * 1000):
-        (found,) = await keywords(["Gradient descent."], language, embedder)
+        (found,) = await keywords_of(["Gradient descent."], language, embedder)
         assert found == ["Gradient descent"]
-    assert await keywords([], "en", embedder) == []
+    assert await keywords_of([], "en", embedder) == []
 
 
 async def test_what_takes_too_long_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0.01)
-    assert await keywords([ENGLISH, GERMAN], "en", None) == [[], []]
+    assert await keywords_of([ENGLISH, GERMAN], "en", None) == [[], []]
     monkeypatch.setattr(module, "_SECONDS", 60)
     monkeypatch.setattr(module, "_LIMITS", Limits(64 * 1024**2, 60, 0))
-    assert await keywords([ENGLISH, GERMAN], "en", None) == [[], []]
+    assert await keywords_of([ENGLISH, GERMAN], "en", None) == [[], []]
     assert media_children() == []
 
 
 async def test_without_yake_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    assert await keywords([ENGLISH], "en", None) == [[]]
+    assert await keywords_of([ENGLISH], "en", None) == [[]]
