@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     columns = "with the columns code, title and instructor, named in its first line"
     importing.add_argument("file", type=Path, metavar="FILE.csv", help=columns)
+    text = "Index anew what has no vectors of the configured embedder; stopped, it goes on later."
+    add("reindex", _reindex, text)
     storage = add("storage", _storage_copy, "Look after stored files.")
     _add_copy(storage.add_subparsers(required=True, metavar="action"))
     demo = add("demo", _demo, "Show the service at work, on a simulated Panopto.")
@@ -202,6 +204,31 @@ def _import_courses(options: argparse.Namespace, settings: Settings) -> int:
         counts = asyncio.run(change_catalogue(database_url, courses))
     _say(f"{counts.added} added, {counts.changed} changed, {counts.kept} as they were")
     return 0
+
+
+def _reindex(_: argparse.Namespace, settings: Settings) -> int:
+    from app.db.engine import make_engine, make_sessions
+    from app.embedder.onnx import open_embedder
+    from app.services.search.reindex import reindex
+
+    async def run(database_url: str) -> int:
+        await _require_newest_schema(database_url)
+        engine = make_engine(database_url)
+        left = 0
+        try:
+            async with open_embedder(settings) as embedder:
+                model = None if embedder is None else embedder.model
+                async for state in reindex(make_sessions(engine), model):
+                    _say(f"{state.left} to index, {state.waiting} jobs open")
+                    left = state.left
+        finally:
+            await engine.dispose()
+        return FINDINGS_EXIT if left else 0
+
+    _exit_on_sigterm(TERMINATED_EXIT)
+    with EmbeddedServers(settings) as servers, _telling_of_the_database():
+        _migrate_own(servers)
+        return asyncio.run(run(servers.settings.database_url or ""))
 
 
 def _storage_copy(options: argparse.Namespace, settings: Settings) -> int:

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from strawberry.dataloader import DataLoader
 
 from app.auth.viewer import Viewer
-from app.db.models import Lecture, Transcription
+from app.db.models import Lecture, Transcription, TranscriptionChunk
 from app.services.lectures.read import get_lectures
-from app.services.transcripts.read import of_lectures
+from app.services.transcripts.read import chunks_of, of_lectures
 
 OpenSession = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
@@ -25,6 +25,15 @@ class Loaders:
         self.transcriptions: DataLoader[UUID, Sequence[Transcription]] = DataLoader(
             self._transcriptions, cache=False
         )
+
+        self.chunks: DataLoader[UUID, Sequence[TranscriptionChunk]] = DataLoader(
+            self._chunks, cache=False
+        )
+
+    async def _chunks(self, transcription_ids: list[UUID]) -> list[Sequence[TranscriptionChunk]]:
+        async with self._session() as session:
+            found = await chunks_of(session, set(transcription_ids))
+        return [found[id_] for id_ in transcription_ids]
 
     async def _lectures(self, ids: list[UUID]) -> list[Lecture | None]:
         async with self._session() as session:

@@ -66,6 +66,9 @@ class Document(Node):
     page_count: int | None = strawberry.field(
         description="Null until it is counted, and where it cannot be."
     )
+    has_text: bool | None = strawberry.field(
+        description="Whether any page has text; null until it was looked at."
+    )
     description: str | None = strawberry.field(description="What it is about; null: not told.")
     status: DocumentStatus = strawberry.field(description="Where it stands.")
     file_url: str = strawberry.field(
@@ -99,6 +102,7 @@ class Document(Node):
             mime_type=row.mime_type,
             size_bytes=BigInt(row.size_bytes),
             page_count=row.page_count,
+            has_text=row.has_text,
             description=row.description,
             status=row.status,
             file_url=f"/api/documents/{row.id}/file",

@@ -23,9 +23,9 @@ from app.schema.kernel.errors import (
     RateLimitedError,
 )
 from app.schema.kernel.reading import Asked, Reading
-from app.schema.kernel.shapes import Connection, Node, expose_enum, make_connection
+from app.schema.kernel.shapes import After, Connection, Node, expose_enum, make_connection
 from app.services.kernel.live import Change
-from app.services.transcripts.text import TranscriptText, page_of_segments
+from app.services.transcripts.text import TranscriptText, page_of
 from app.speech.transcriber import SpeechModel
 from app.transcript.model import Segment
 
@@ -97,6 +97,42 @@ class TranscriptSegment:
         )
 
 
+@strawberry.type
+class TranscriptChunk:
+    """A window of a transcription, as search sees it: whole sentences, about half a minute.
+
+    `text` equals transcription.text from startCharacter to endCharacter.
+    """
+
+    index: int = strawberry.field(description="Its place, from 0.")
+    text: str = strawberry.field(description="What is said.")
+    start_seconds: float = strawberry.field(description="When its first sentence begins.")
+    end_seconds: float = strawberry.field(description="When its last one ends.")
+    start_character: int = strawberry.field(description="Code points of the whole text.")
+    end_character: int = strawberry.field(description="Excluded.")
+    confidence: float | None = strawberry.field(description="0 to 1; null for captions.")
+    keywords: list[str] = strawberry.field(description="What it is about, the best first.")
+    topic_summary: str | None = strawberry.field(
+        description="By a language model, where the service is configured for one."
+    )
+
+    @classmethod
+    def from_model(cls, numbered: tuple[int, models.TranscriptionChunk]) -> "TranscriptChunk":
+        """Return the row in its public shape."""
+        index, row = numbered
+        return cls(
+            index=index,
+            text=row.text,
+            start_seconds=row.start_time,
+            end_seconds=row.end_time,
+            start_character=row.start_char_pos,
+            end_character=row.end_char_pos,
+            confidence=row.confidence,
+            keywords=row.keywords,
+            topic_summary=row.topic_summary,
+        )
+
+
 async def _lecture(
     root: "Transcription", info: Asked
 ) -> Annotated["Lecture", strawberry.lazy("app.schema.lectures")]:
@@ -131,8 +167,24 @@ async def _segments(
     async def count() -> int:
         return len(segments)
 
-    page = page_of_segments(segments, first, after)
+    page = page_of(segments, first, after)
     return make_connection(page, TranscriptSegment.from_model, count)
+
+
+async def _chunks(
+    root: "Transcription",
+    info: Asked,
+    first: Annotated[
+        int | None, strawberry.argument(description="How long the page is at most: 1 to 100.")
+    ] = 100,
+    after: After = None,
+) -> Connection[TranscriptChunk]:
+    chunks = await info.context.loaders.chunks.load(UUID(root.id))
+
+    async def count() -> int:
+        return len(chunks)
+
+    return make_connection(page_of(chunks, first, after), TranscriptChunk.from_model, count)
 
 
 async def _export(
@@ -189,6 +241,9 @@ class Transcription(Node):
     )
     segments: Connection[TranscriptSegment] = strawberry.field(
         resolver=_segments, description="The text with its times, in order; none until COMPLETED."
+    )
+    chunks: Connection[TranscriptChunk] = strawberry.field(
+        resolver=_chunks, description="Windows of it as search sees them; empty until indexed."
     )
     export: str | None = strawberry.field(
         resolver=_export,

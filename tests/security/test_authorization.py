@@ -73,14 +73,16 @@ FIELDS = {
     " updatedAt viewerCanRetry viewerCanCancel transcription transcriptions source platform"
     " filename audioBytes audioUrl signedAudio openUrl",
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
-    " averageConfidence processingSeconds warnings percent isCurrent revision text segments export"
-    " createdAt updatedAt completedAt",
+    " averageConfidence processingSeconds warnings percent isCurrent revision text segments chunks"
+    " export createdAt updatedAt completedAt",
     "LinkPreview": "platform title durationSeconds isLive lecture",
     "LinkRefused": "failure message",
     "TranscriptSegment": "index startSeconds endSeconds text confidence",
+    "TranscriptChunk": "index text startSeconds endSeconds startCharacter endCharacter confidence"
+    " keywords topicSummary",
     "TranscriptionModel": "name isDefault languages",
-    "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
-    " fileUrl signedFile signedFileUrl revision createdAt updatedAt",
+    "Document": "id courseId course filename mimeType sizeBytes pageCount hasText description"
+    " status fileUrl signedFile signedFileUrl revision createdAt updatedAt",
     "LectureHit": "score text highlights lecture startSeconds endSeconds openUrl",
     "DocumentHit": "score text highlights document page",
     "TextRange": "start end",

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, aliased, with_expression
 
 from app.auth.viewer import Viewer
-from app.db.models import Lecture, Transcription, UserLecture
+from app.db.models import Lecture, Transcription, TranscriptionChunk, UserLecture
 from app.domain import TranscriptionSource, TranscriptionStatus
 from app.services.kernel.keyset import NewestFirst, Page, read_page
 from app.services.kernel.live import Feed, Versions
@@ -67,6 +67,18 @@ async def of_lectures(
     found: dict[UUID, list[Transcription]] = {id_: [] for id_ in lecture_ids}
     for row in await session.scalars(query):
         found[row.lecture_id].append(row)
+    return found
+
+
+async def chunks_of(
+    session: AsyncSession, ids: Collection[UUID]
+) -> Mapping[UUID, Sequence[TranscriptionChunk]]:
+    """Return the chunks of transcriptions that the viewer has been found to see, in order."""
+    query = select(TranscriptionChunk).where(TranscriptionChunk.transcription_id.in_(ids))
+    query = query.order_by(TranscriptionChunk.transcription_id, TranscriptionChunk.chunk_index)
+    found: dict[UUID, list[TranscriptionChunk]] = {id_: [] for id_ in ids}
+    for row in await session.scalars(query):
+        found[row.transcription_id].append(row)
     return found
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 from uuid import UUID
 
 from app.domain import TranscriptFormat
@@ -11,10 +12,12 @@ from app.services.kernel.keyset import CodeKey, Page, decode_code, make_page, pa
 from app.services.transcripts.payload import load
 from app.storage.protocol import ObjectStore
 from app.transcript.exports import to_srt, to_txt, to_vtt
-from app.transcript.model import Segment, Transcript
+from app.transcript.model import Transcript
 
 READS_AT_ONCE = 4
 """Of all answers of a process: each holds a whole transcript while it is parsed."""
+Part = TypeVar("Part")
+
 _NOWHERE = UUID(int=0)
 _WRITERS = {
     TranscriptFormat.SRT: to_srt,
@@ -71,16 +74,14 @@ class TranscriptText:
             return None
 
 
-def page_of_segments(
-    segments: Sequence[Segment], first: int | None, after: str | None
-) -> Page[tuple[int, Segment]]:
-    """Return the page of the segments, each with its index, behind the one that a cursor names."""
+def page_of(parts: Sequence[Part], first: int | None, after: str | None) -> Page[tuple[int, Part]]:
+    """Return the page of the parts, each with its index, behind the one that a cursor names."""
     size, start = page_size(first), 0
     if after is not None:
         position = decode_code(after)
         if not (position.code.isascii() and position.code.isdigit() and len(position.code) < 10):
             raise BadUserInput("`after` is not a cursor of this list.", "after")
         start = int(position.code) + 1
-    rows = list(enumerate(segments[start : start + size + 1], start))
+    rows = list(enumerate(parts[start : start + size + 1], start))
     keys = [CodeKey(str(index), _NOWHERE) for index, _ in rows]
     return make_page(rows, keys, size, after=after)
