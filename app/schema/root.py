@@ -8,6 +8,7 @@ from graphql import GraphQLNamedType
 from strawberry.types.base import StrawberryObjectDefinition
 
 from app.resolvers.account import AccountQueries
+from app.resolvers.collections import CollectionMutations, CollectionQueries
 from app.resolvers.courses import CourseQueries
 from app.resolvers.documents import DocumentMutations, DocumentQueries, DocumentSubscriptions
 from app.resolvers.lectures import LectureMutations, LectureQueries, LectureSubscriptions
@@ -18,6 +19,7 @@ from app.resolvers.transcripts import (
     TranscriptionQueries,
     TranscriptionSubscriptions,
 )
+from app.schema.collections import Collection
 from app.schema.courses import Course
 from app.schema.documents import Document
 from app.schema.kernel.errors import ERROR_MAP
@@ -34,6 +36,7 @@ class Query(
     LectureQueries,
     TranscriptionQueries,
     SearchQueries,
+    CollectionQueries,
     NodeQueries,
     AccountQueries,
 ):
@@ -41,7 +44,7 @@ class Query(
 
 
 @strawberry.type
-class Mutation(DocumentMutations, LectureMutations, TranscriptionMutations):
+class Mutation(DocumentMutations, LectureMutations, TranscriptionMutations, CollectionMutations):
     """Changing.  What has answered is durable."""
 
 
@@ -54,7 +57,7 @@ schema = strawberry.Schema(
     Query,
     Mutation,
     Subscription,
-    types=[Lecture, Document, Course, Transcription, LectureHit, DocumentHit],
+    types=[Lecture, Document, Course, Transcription, Collection, LectureHit, DocumentHit],
     config=schema_config(),
     exception_handlers=(*ERROR_MAP, LinkRefusedHandler()),
 )

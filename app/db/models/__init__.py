@@ -2,6 +2,7 @@
 
 from app.db.models.account import User
 from app.db.models.base import Base
+from app.db.models.collections import Collection, CollectionItem
 from app.db.models.courses import Course
 from app.db.models.documents import Document, UserDocument
 from app.db.models.jobs import NOBODY, Job
@@ -12,6 +13,8 @@ from app.db.models.transcripts import Transcription, TranscriptionWindow
 __all__ = [
     "NOBODY",
     "Base",
+    "Collection",
+    "CollectionItem",
     "Course",
     "Document",
     "DocumentPage",

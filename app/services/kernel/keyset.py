@@ -94,6 +94,19 @@ def decode_code(cursor: str) -> CodeKey:
     return CodeKey(code, row_id)
 
 
+def number_key(number: int) -> CodeKey:
+    """Return the position of a row in a list that is numbered from 0."""
+    return CodeKey(str(number), UUID(int=0))
+
+
+def decode_number(cursor: str) -> int:
+    """Return the number that the cursor of a numbered list names, or raise `BadUserInput`."""
+    number = decode_code(cursor).code
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise BadUserInput(_BAD_CURSOR, "after")
+    return int(number)
+
+
 _MAX_CURSOR_CHARACTERS = 2000
 _BAD_CURSOR = "`after` is not a cursor of this list."
 

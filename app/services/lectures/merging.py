@@ -17,6 +17,7 @@ from app.db import ledger
 from app.db.ledger import Lease
 from app.db.models import Lecture, LectureAlias, Transcription, UserLecture
 from app.domain import LectureStatus
+from app.services.collections.change import take_place
 from app.services.kernel.unit_of_work import UnitOfWork
 from app.services.lectures.request import stop_job
 
@@ -98,7 +99,7 @@ async def _move_transcriptions(session: AsyncSession, survivor: Lecture, loser: 
 
 
 async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
-    """Move links and names to the survivor, stop the loser's work, and keep its id as an alias."""
+    """Move what hangs on the loser to the survivor, stop its work, and keep its id as an alias."""
     session = unit.session
     await unit.wake_lecture(loser.id)
     session_id = survivor.panopto_session_id or loser.panopto_session_id
@@ -119,6 +120,7 @@ async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
     repointed = update(LectureAlias).where(LectureAlias.lecture_id == loser.id)
     await session.execute(repointed.values(lecture_id=survivor.id))
     await _move_transcriptions(session, survivor, loser)
+    await take_place(session, survivor.id, loser.id)
     await stop_job(unit, loser.id)
     await session.execute(delete(Lecture).where(Lecture.id == loser.id))
     await session.execute(insert(LectureAlias).values(alias).on_conflict_do_nothing())

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from uuid import UUID
 
 from app.domain import TranscriptFormat
-from app.errors import BadUserInput, ObjectNotFound
-from app.services.kernel.keyset import CodeKey, Page, decode_code, make_page, page_size
+from app.errors import ObjectNotFound
+from app.services.kernel.keyset import Page, decode_number, make_page, number_key, page_size
 from app.services.transcripts.payload import load
 from app.storage.protocol import ObjectStore
 from app.transcript.exports import to_srt, to_txt, to_vtt
@@ -15,7 +14,6 @@ from app.transcript.model import Segment, Transcript
 
 READS_AT_ONCE = 4
 """Of all answers of a process: each holds a whole transcript while it is parsed."""
-_NOWHERE = UUID(int=0)
 _WRITERS = {
     TranscriptFormat.SRT: to_srt,
     TranscriptFormat.VTT: to_vtt,
@@ -75,12 +73,6 @@ def page_of_segments(
     segments: Sequence[Segment], first: int | None, after: str | None
 ) -> Page[tuple[int, Segment]]:
     """Return the page of the segments, each with its index, behind the one that a cursor names."""
-    size, start = page_size(first), 0
-    if after is not None:
-        position = decode_code(after)
-        if not (position.code.isascii() and position.code.isdigit() and len(position.code) < 10):
-            raise BadUserInput("`after` is not a cursor of this list.", "after")
-        start = int(position.code) + 1
+    size, start = page_size(first), 0 if after is None else decode_number(after) + 1
     rows = list(enumerate(segments[start : start + size + 1], start))
-    keys = [CodeKey(str(index), _NOWHERE) for index, _ in rows]
-    return make_page(rows, keys, size, after=after)
+    return make_page(rows, [number_key(index) for index, _ in rows], size, after=after)
