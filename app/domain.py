@@ -104,6 +104,21 @@ class SearchMode(StrEnum):
     KEYWORD = "keyword"
 
 
+class AssignedBy(StrEnum):
+    """Who has said that a transcription is about a topic."""
+
+    USER = "user"
+    AI = "ai"
+
+
+class TopicReview(StrEnum):
+    """What a topic's user says of an assignment."""
+
+    UNREVIEWED = "unreviewed"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
 class EventKind(StrEnum):
     """What happened to an item of a user's."""
 

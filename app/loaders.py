@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from strawberry.dataloader import DataLoader
 
 from app.auth.viewer import Viewer
-from app.db.models import CollectionItem, Lecture, Transcription
+from app.db.models import CollectionItem, Lecture, Transcription, TranscriptionTopic
 from app.services.collections.read import count_items, items_of
 from app.services.documents.read import OwnDocument, get_documents
 from app.services.lectures.read import get_lectures
+from app.services.topics.read import assignments_of, count_lectures_of
 from app.services.transcripts.read import of_lectures
 
 OpenSession = Callable[[], AbstractAsyncContextManager[AsyncSession]]
@@ -36,6 +37,10 @@ class Loaders:
         self.collection_counts: DataLoader[UUID, int] = DataLoader(
             self._collection_counts, cache=False
         )
+        self.topic_assignments: DataLoader[UUID, Sequence[TranscriptionTopic]] = DataLoader(
+            self._topic_assignments, cache=False
+        )
+        self.topic_lectures: DataLoader[UUID, int] = DataLoader(self._topic_lectures, cache=False)
 
     async def _lectures(self, ids: list[UUID]) -> list[Lecture | None]:
         async with self._session() as session:
@@ -64,3 +69,15 @@ class Loaders:
         async with self._session() as session:
             found = await count_items(session, set(ids))
         return [found.get(id_, 0) for id_ in ids]
+
+    async def _topic_assignments(
+        self, transcription_ids: list[UUID]
+    ) -> list[Sequence[TranscriptionTopic]]:
+        async with self._session() as session:
+            found = await assignments_of(session, self._viewer, set(transcription_ids))
+        return [found[id_] for id_ in transcription_ids]
+
+    async def _topic_lectures(self, topic_ids: list[UUID]) -> list[int]:
+        async with self._session() as session:
+            found = await count_lectures_of(session, self._viewer, set(topic_ids))
+        return [found.get(id_, 0) for id_ in topic_ids]

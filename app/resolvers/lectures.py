@@ -8,7 +8,7 @@ import strawberry
 
 from app import domain
 from app.errors import InvalidInput, NotFound, RateLimited
-from app.resolvers.info import Ids, Info, Input, OfCollection, OfCourse, counter
+from app.resolvers.info import Ids, Info, Input, OfCollection, OfCourse, OfTopic, counter
 from app.schema.kernel.errors import InvalidInputError, NotFoundError, RateLimitedError
 from app.schema.kernel.scalars import parse_optional_uuid, parse_uuid, parse_uuids
 from app.schema.kernel.shapes import (
@@ -87,6 +87,7 @@ class LectureQueries:
         platform: Annotated[
             str | None, strawberry.argument(description="Those of this platform alone.")
         ] = None,
+        topic_id: OfTopic = None,
         collection_id: OfCollection = None,
         first: First = 20,
         after: After = None,
@@ -98,6 +99,7 @@ class LectureQueries:
             _wanted(status, statuses),
             source,
             platform,
+            parse_optional_uuid(topic_id, "topicId"),
             parse_optional_uuid(collection_id, "collectionId"),
         )
         async with info.context.session() as session:

@@ -7,7 +7,7 @@ from typing import Annotated
 import strawberry
 
 from app import domain
-from app.resolvers.info import Info, Input, OfCollection, counter
+from app.resolvers.info import Info, Input, OfCollection, OfTopic, counter
 from app.schema.kernel.scalars import parse_optional_uuid, parse_uuid
 from app.schema.kernel.shapes import After, Connection, First, ItemId, make_connection
 from app.schema.transcripts import (
@@ -51,6 +51,7 @@ class TranscriptionQueries:
             domain.TranscriptionStatus | None,
             strawberry.argument(description="Those that stand there alone."),
         ] = None,
+        topic_id: OfTopic = None,
         collection_id: OfCollection = None,
         first: First = 20,
         after: After = None,
@@ -60,6 +61,7 @@ class TranscriptionQueries:
         wanted = read.TranscriptionFilter(
             parse_optional_uuid(lecture_id, "lectureId"),
             status,
+            parse_optional_uuid(topic_id, "topicId"),
             parse_optional_uuid(collection_id, "collectionId"),
         )
         async with info.context.session() as session:

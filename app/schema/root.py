@@ -14,6 +14,7 @@ from app.resolvers.documents import DocumentMutations, DocumentQueries, Document
 from app.resolvers.lectures import LectureMutations, LectureQueries, LectureSubscriptions
 from app.resolvers.nodes import NodeQueries
 from app.resolvers.search import SearchQueries
+from app.resolvers.topics import TopicMutations, TopicQueries
 from app.resolvers.transcripts import (
     TranscriptionMutations,
     TranscriptionQueries,
@@ -26,6 +27,7 @@ from app.schema.kernel.errors import ERROR_MAP
 from app.schema.kernel.limits import schema_config
 from app.schema.lectures import Lecture, LinkRefusedHandler
 from app.schema.search import DocumentHit, LectureHit
+from app.schema.topics import Topic
 from app.schema.transcripts import Transcription
 
 
@@ -36,6 +38,7 @@ class Query(
     LectureQueries,
     TranscriptionQueries,
     SearchQueries,
+    TopicQueries,
     CollectionQueries,
     NodeQueries,
     AccountQueries,
@@ -44,7 +47,13 @@ class Query(
 
 
 @strawberry.type
-class Mutation(DocumentMutations, LectureMutations, TranscriptionMutations, CollectionMutations):
+class Mutation(
+    DocumentMutations,
+    LectureMutations,
+    TranscriptionMutations,
+    TopicMutations,
+    CollectionMutations,
+):
     """Changing.  What has answered is durable."""
 
 
@@ -57,7 +66,7 @@ schema = strawberry.Schema(
     Query,
     Mutation,
     Subscription,
-    types=[Lecture, Document, Course, Transcription, Collection, LectureHit, DocumentHit],
+    types=[Lecture, Document, Course, Transcription, Topic, Collection, LectureHit, DocumentHit],
     config=schema_config(),
     exception_handlers=(*ERROR_MAP, LinkRefusedHandler()),
 )

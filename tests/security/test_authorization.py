@@ -42,6 +42,8 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Query.courses": ("empty", "empty", "empty"),
     "Query.collection": MINE,
     "Query.collections": OWN,
+    "Query.topic": MINE,
+    "Query.topics": OWN,
     "Query.previewLink": ("value", "value", "value"),
     "Query.transcription": HIDDEN,
     "Query.transcriptions": OWN,
@@ -61,6 +63,12 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Mutation.requestTranscription": UNKNOWN,  # it has this one already
     "Mutation.cancelTranscription": UNKNOWN,
     "Mutation.deleteTranscription": UNKNOWN,
+    "Mutation.createTopic": ("value", "value", "value"),
+    "Mutation.updateTopic": NOBODY_ELSE,
+    "Mutation.deleteTopic": NOBODY_ELSE,
+    "Mutation.assignTopics": NOBODY_ELSE,
+    "Mutation.unassignTopic": NOBODY_ELSE,
+    "Mutation.reviewTopic": NOBODY_ELSE,
     "Mutation.createCollection": ("value", "value", "value"),
     "Mutation.updateCollection": NOBODY_ELSE,
     "Mutation.deleteCollection": NOBODY_ELSE,
@@ -83,7 +91,7 @@ FIELDS = {
     " filename audioBytes audioUrl signedAudio openUrl",
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
     " averageConfidence processingSeconds warnings percent isCurrent revision text segments export"
-    " createdAt updatedAt completedAt",
+    " topics createdAt updatedAt completedAt",
     "LinkPreview": "platform title durationSeconds isLive lecture",
     "LinkRefused": "failure message",
     "TranscriptSegment": "index startSeconds endSeconds text confidence",
@@ -93,6 +101,8 @@ FIELDS = {
     "LectureHit": "score text highlights lecture startSeconds endSeconds openUrl",
     "DocumentHit": "score text highlights document page",
     "TextRange": "start end",
+    "Topic": "id name description lectureCount createdAt updatedAt",
+    "TopicAssignment": "topic transcription assignedBy confidence reasoning review createdAt",
     "Collection": "id name description items createdAt updatedAt",
     "CollectionItem": "position subject addedAt",
     "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
@@ -106,6 +116,16 @@ CREATE_COLLECTION = """
 mutation { createCollection(input: { name: "Exam" }) {
   ... on CollectionPayload { collection { id } }
 } }
+"""
+CREATE_TOPIC = """
+mutation { createTopic(input: { name: "Waves" }) { ... on TopicPayload { topic { id } } } }
+"""
+ASSIGN = """
+mutation ($transcription: ID!, $topic: ID!) {
+  assignTopics(transcriptionId: $transcription, topicIds: [$topic]) {
+    ... on TopicAssignmentsPayload { transcription { topics { topic { id } } } }
+  }
+}
 """
 FILL = """
 mutation ($collection: ID!, $lecture: ID!) {
@@ -168,9 +188,11 @@ class Stage:
         document: str,
         transcription: str,
         collection: str,
+        topic: str,
     ) -> None:
         self.service, self.lecture, self.document = service, lecture, document
         self.transcription, self.collection = transcription, collection
+        self.topic = topic
 
     def variables(self, operation: str, taken: set[str]) -> dict[str, Any]:
         item = self.document if "ocument" in operation else self.lecture
@@ -178,8 +200,19 @@ class Stage:
             item = self.transcription
         if "ollection" in operation:
             item = self.collection
+        if "opic" in operation:
+            item = self.topic
         if taken == {"id"}:
             return {"id": item}
+        if operation == "Mutation.createTopic":
+            return {"input": {"name": "Mine"}}
+        if operation == "Mutation.updateTopic":
+            return {"input": {"id": item, "name": "Mine"}}
+        of_topic = {"topicIds": [item], "topicId": item, "accept": False}
+        if "transcriptionId" in taken:
+            return {"transcriptionId": self.transcription} | {
+                key: value for key, value in of_topic.items() if key in taken
+            }
         if operation == "Mutation.createCollection":
             return {"input": {"name": "Mine"}}
         if operation == "Mutation.updateCollection":
@@ -269,7 +302,9 @@ async def new_stage(service: Service, owner: Client) -> Stage:
     transcription = await add_transcription(service, lecture, owner)
     collection = (await owner.run(CREATE_COLLECTION))["collection"]["id"]
     await owner.run(FILL, collection=collection, lecture=lecture)
-    return Stage(service, lecture, document, transcription, collection)
+    topic = (await owner.run(CREATE_TOPIC))["topic"]["id"]
+    await owner.run(ASSIGN, topic=topic, transcription=transcription)
+    return Stage(service, lecture, document, transcription, collection, topic)
 
 
 async def index_document(service: Service, document: str) -> None:

@@ -8,6 +8,7 @@ from app.db.models.documents import Document, UserDocument
 from app.db.models.jobs import NOBODY, Job
 from app.db.models.lectures import Lecture, LectureAlias, UserLecture
 from app.db.models.search import DocumentPage, TranscriptionChunk
+from app.db.models.topics import Topic, TranscriptionTopic
 from app.db.models.transcripts import Transcription, TranscriptionWindow
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "Job",
     "Lecture",
     "LectureAlias",
+    "Topic",
     "Transcription",
     "TranscriptionChunk",
+    "TranscriptionTopic",
     "TranscriptionWindow",
     "User",
     "UserDocument",

@@ -70,7 +70,8 @@ def page_size(first: int | None) -> int:
 def encode(key: TimeKey | CodeKey) -> str:
     """Return the key as an opaque cursor."""
     position = key.at.isoformat() if isinstance(key, TimeKey) else key.code
-    payload = json.dumps([position, key.id.hex], separators=(",", ":"))
+    # Not escaped: a name of a hundred letters must fit.
+    payload = json.dumps([position, key.id.hex], separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
 
 

@@ -21,6 +21,7 @@ from app.services.kernel.access import require_admin
 from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
 from app.services.kernel.live import Feed, Versions
+from app.services.topics.read import lectures_about
 
 Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
@@ -117,6 +118,7 @@ class LectureFilter:
     statuses: Collection[LectureStatus] | None = None
     source: LectureSource | None = None
     platform: str | None = None
+    topic_id: UUID | None = None
     collection_id: UUID | None = None
 
     def conditions(self, viewer: Viewer) -> list[ColumnElement[bool]]:
@@ -130,6 +132,8 @@ class LectureFilter:
             conditions.append(Lecture.source == self.source)
         if self.platform is not None:
             conditions.append(Lecture.platform == self.platform.lower())
+        if self.topic_id is not None:
+            conditions.append(Lecture.id.in_(lectures_about(viewer, self.topic_id)))
         if self.collection_id is not None:
             held = held_in(viewer, self.collection_id, CollectionItem.lecture_id)
             conditions.append(Lecture.id.in_(held))

@@ -15,6 +15,7 @@ from app.services.collections.read import held_in
 from app.services.kernel.keyset import NewestFirst, Page, read_page
 from app.services.kernel.live import Feed, Versions
 from app.services.lectures.read import linked, real_id
+from app.services.topics.read import about
 
 
 def best_of(lecture_id: InstrumentedAttribute[UUID] | UUID) -> Select[UUID]:
@@ -78,6 +79,7 @@ class TranscriptionFilter:
 
     lecture_id: UUID | None = None
     status: TranscriptionStatus | None = None
+    topic_id: UUID | None = None
     collection_id: UUID | None = None
 
     def conditions(self, viewer: Viewer) -> list[ColumnElement[bool]]:
@@ -88,6 +90,8 @@ class TranscriptionFilter:
             conditions.append(Transcription.lecture_id == real_id(self.lecture_id))
         if self.status is not None:
             conditions.append(Transcription.status == self.status)
+        if self.topic_id is not None:
+            conditions.append(Transcription.id.in_(about(viewer, self.topic_id)))
         if self.collection_id is not None:
             held = held_in(viewer, self.collection_id, CollectionItem.lecture_id)
             conditions.append(Transcription.lecture_id.in_(held))
