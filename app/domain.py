@@ -158,4 +158,5 @@ class JobKind(StrEnum):
     COUNT_PAGES = "count_pages"
     TRANSCRIBE = "transcribe"
     INDEX = "index"
+    JUDGE_TOPICS = "judge_topics"
     SWEEP = "sweep"

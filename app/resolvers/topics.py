@@ -14,6 +14,7 @@ from app.schema.topics import (
     DeleteTopicPayload,
     DeleteTopicResult,
     ReviewTopicResult,
+    SuggestTopicsResult,
     Topic,
     TopicAssignment,
     TopicAssignmentPayload,
@@ -23,7 +24,7 @@ from app.schema.topics import (
     UpdateTopicResult,
 )
 from app.schema.transcripts import Transcription
-from app.services.topics import assign, change, read
+from app.services.topics import assign, change, read, suggest
 
 OfTranscription = Annotated[strawberry.ID, strawberry.argument(description="Which transcription.")]
 OfTopic = Annotated[strawberry.ID, strawberry.argument(description="Which topic.")]
@@ -122,6 +123,24 @@ class TopicMutations:
             info.context.viewer,
             parse_uuid(transcription_id, "transcriptionId"),
             parse_uuid(topic_id, "topicId"),
+        )
+        return TopicAssignmentsPayload(transcription=Transcription.from_model(row, info.context))
+
+    @strawberry.mutation(
+        description="Judges the viewer's topics against the transcript, now; done by itself when a "
+        "transcript is indexed, and when a topic is new or has changed."
+    )
+    async def suggest_topics(
+        self, info: Info, transcription_id: OfTranscription
+    ) -> SuggestTopicsResult:
+        """Say which of the viewer's topics a transcription is about."""
+        app = info.context.app
+        row = await suggest.suggest_topics(
+            app.backends.work,
+            app.backends.embedder,
+            app.settings.topic_threshold,
+            info.context.viewer,
+            parse_uuid(transcription_id, "transcriptionId"),
         )
         return TopicAssignmentsPayload(transcription=Transcription.from_model(row, info.context))
 

@@ -169,6 +169,16 @@ AssignTopicsResult = Annotated[
 ]
 
 
+SuggestTopicsResult = Annotated[
+    TopicAssignmentsPayload | NotFoundError | ConflictError,
+    strawberry.union(
+        "SuggestTopicsResult",
+        description="A ConflictError where suggestions need an index that the lecture has not got "
+        "(yet).",
+    ),
+]
+
+
 @strawberry.type
 class TopicAssignmentPayload:
     """The assignment."""

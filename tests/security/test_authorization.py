@@ -68,6 +68,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Mutation.deleteTopic": NOBODY_ELSE,
     "Mutation.assignTopics": NOBODY_ELSE,
     "Mutation.unassignTopic": NOBODY_ELSE,
+    "Mutation.suggestTopics": ("NotFoundError", "ConflictError", "ConflictError"),  # no index
     "Mutation.reviewTopic": NOBODY_ELSE,
     "Mutation.createCollection": ("value", "value", "value"),
     "Mutation.updateCollection": NOBODY_ELSE,

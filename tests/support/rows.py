@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.auth.viewer import Viewer
 from app.db.models import Document, Lecture, Transcription, User, UserDocument, UserLecture
-from app.domain import LectureStatus, TranscriptionSource
+from app.domain import LectureFailure, LectureStatus, TranscriptionSource
 
 Sessions = async_sessionmaker[AsyncSession]
 
@@ -44,6 +44,7 @@ async def add_lecture(
                 panopto_url=url,
                 canonical_url=url,
                 status=status,
+                failure=LectureFailure.NETWORK if status is LectureStatus.FAILED else None,
             )
         )
         await session.flush()

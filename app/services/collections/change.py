@@ -1,8 +1,9 @@
 """Changing collections: making, naming, filling and ordering them.
 
-Who changes what is in collections holds their rows, in the order of their ids; before them the row
-of the lecture or document that comes or goes.  So positions stay 0 to n - 1, nobody waits for each
-other in a ring, and what is being unlinked cannot be added meanwhile.
+Who changes what is in collections holds their rows, in the order of their ids; before them, as a
+rule, the row of the lecture or document that comes or goes, and behind them the links.  So
+positions stay 0 to n - 1, nobody waits for each other in a ring, and what is being unlinked cannot
+be added.
 """
 
 from collections.abc import Collection as Ids
@@ -80,6 +81,8 @@ async def add_to_collection(
     async with work.begin() as unit:
         subject = await _kept_subject(unit.session, viewer, subject_id)
         collection = await _locked(unit.session, viewer, collection_id)
+        # Looked at again: a request unlinks what has failed without a lock of its row.
+        await _kept_subject(unit.session, viewer, subject_id)
         of_this = CollectionItem.collection_id == collection.id
         query = select(func.count()).select_from(CollectionItem).where(of_this)
         count = await unit.session.scalar(query) or 0
@@ -123,12 +126,14 @@ async def leave_collections(
     ids: Ids[UUID],
     viewer: Viewer | None = None,
 ) -> None:
-    """Take the locked lectures or documents out of the viewer's collections, or out of everyone's.
+    """Take lectures or documents out of the viewer's collections, or locked ones out of everyone's.
 
-    ``subject`` is the column of `CollectionItem` that names them.
+    ``subject`` is the column of `CollectionItem` that names them.  All of the viewer's collections
+    are locked then, so that nothing is added to them until the links are gone.
     """
     held = exists().where(CollectionItem.collection_id == Collection.id, subject.in_(ids))
-    collections = await _lock_all(session, held, viewer)
+    which = held if viewer is None else Collection.user_id == viewer.id
+    collections = await _lock_all(session, which)
     if collections:
         of_these = CollectionItem.collection_id.in_(collections)
         await session.execute(delete(CollectionItem).where(of_these, subject.in_(ids)))
@@ -181,13 +186,9 @@ async def _locked(session: AsyncSession, viewer: Viewer, collection_id: UUID) ->
     return collection
 
 
-async def _lock_all(
-    session: AsyncSession, held: ColumnElement[bool], viewer: Viewer | None = None
-) -> list[UUID]:
-    query = select(Collection.id).where(held).order_by(Collection.id).with_for_update()
-    if viewer is not None:
-        query = query.where(Collection.user_id == viewer.id)
-    return list(await session.scalars(query))
+async def _lock_all(session: AsyncSession, which: ColumnElement[bool]) -> list[UUID]:
+    query = select(Collection.id).where(which).order_by(Collection.id)
+    return list(await session.scalars(query.with_for_update()))
 
 
 async def _move(session: AsyncSession, item: CollectionItem, to: int) -> None:

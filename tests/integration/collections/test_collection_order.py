@@ -10,13 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.auth.viewer import Viewer
 from app.backends import Backends, open_backends
-from app.db.models import Collection, CollectionItem
+from app.db.models import Collection, CollectionItem, Lecture
 from app.domain import FieldErrorCode, LectureStatus
 from app.errors import InvalidInput, NotFound
 from app.services.collections import change
 from app.services.documents import remove as documents
+from app.services.kernel.quotas import Allowance
 from app.services.lectures import remove as lectures
 from app.services.lectures.merging import settle_identity
+from app.services.lectures.request import DownloadRequest, request_download
 from app.settings import Settings
 from tests.integration.lectures.test_merging import hold
 from tests.support.rows import add_document, add_lecture, add_user, new_viewer
@@ -164,6 +166,31 @@ async def test_what_is_merged_away_keeps_its_place(
     assert await items(sessions, alone) == [known, a, b]
     await change.remove_from_collection(work, ada, alone, late)
     assert await items(sessions, alone) == [a, b]
+
+
+async def test_what_has_failed_leaves_where_the_viewer_has_it_in_another_way(
+    backends: Backends, sessions: Sessions, ada: Viewer
+) -> None:
+    """A stream that is brought beside a FAILED lecture of others unlinks the viewer from that."""
+    bob, recording = await add_user(sessions), str(uuid4())
+    failed = await add_lecture(
+        sessions, ada, bob, session_id=recording, status=LectureStatus.FAILED
+    )
+    mine, (a, b) = await fill(backends, sessions, ada, 2)
+    await change.add_to_collection(backends.work, ada, mine, failed, 1)
+    his = (await change.create_collection(backends.work, bob, "His", None)).id
+    await change.add_to_collection(backends.work, bob, his, failed, 0)
+    async with sessions() as session:
+        course = (await session.get_one(Lecture, failed)).course_id
+    url = f"https://uni.hosted.panopto.com/Panopto/Pages/Viewer.aspx?id={recording}"
+    request = DownloadRequest(course, url, "https://cdn.example.org/stream.mp4")
+    allowance = Allowance(backends.requests, ada.id, None)
+    asked = await request_download(backends.work, ada, request, (), allowance)
+    assert asked.lecture.id != failed
+    assert await items(sessions, mine) == [a, b]
+    assert await items(sessions, his) == [failed]
+    with pytest.raises(NotFound):
+        await change.add_to_collection(backends.work, ada, mine, failed, 0)
 
 
 async def test_nobody_changes_what_is_anothers(
