@@ -104,6 +104,21 @@ class SearchMode(StrEnum):
     KEYWORD = "keyword"
 
 
+class AssignedBy(StrEnum):
+    """Who has said that a transcription is about a topic."""
+
+    USER = "user"
+    AI = "ai"
+
+
+class TopicReview(StrEnum):
+    """What a topic's user says of an assignment."""
+
+    UNREVIEWED = "unreviewed"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
 class EventKind(StrEnum):
     """What happened to an item of a user's."""
 
@@ -143,4 +158,5 @@ class JobKind(StrEnum):
     COUNT_PAGES = "count_pages"
     TRANSCRIBE = "transcribe"
     INDEX = "index"
+    JUDGE_TOPICS = "judge_topics"
     SWEEP = "sweep"

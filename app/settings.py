@@ -109,6 +109,7 @@ class Settings(BaseSettings):
     rate_limit_transcriptions: str | None = None
     rate_limit_previews: str | None = "30/minute"
     embedder: Literal["off"] | Path | None = None
+    topic_threshold: float = Field(default=0.6, ge=0, le=1)
     audio_retention: Literal["keep", "until-transcribed"] = "keep"
     rate_limit_downloads: str | None = None
     rate_limit_uploads: str | None = None

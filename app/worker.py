@@ -29,6 +29,7 @@ from app.services.kernel.jobs import JobHandler
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.download import LectureDownloads
 from app.services.search.index import Indexing
+from app.services.topics.judge_job import TopicJudgements
 from app.services.transcripts.arrival import Arrival
 from app.services.transcripts.transcribe import Transcriptions
 from app.services.upkeep.store_sweep import StoreSweep, interval_of, sweep_forever
@@ -66,8 +67,9 @@ def make_handlers(backends: Backends) -> list[JobHandler]:
     indexing = Indexing(
         backends.work, backends.storage, backends.scratch, backends.embedder, page_texts
     )
+    topics = TopicJudgements(backends.work, backends.embedder, settings.topic_threshold)
     sweep = Sweep(backends.work, backends.storage, settings.sweep_grace_seconds)
-    return [downloads, transcriptions, pages, indexing, sweep]
+    return [downloads, transcriptions, pages, indexing, topics, sweep]
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 import strawberry
 
 from app.errors import NotFound
-from app.resolvers.info import Ids, Info, Input, OfCourse, counter
+from app.resolvers.info import Ids, Info, Input, OfCollection, OfCourse, counter
 from app.schema.documents import (
     DeleteDocumentPayload,
     DeleteDocumentResult,
@@ -22,7 +22,7 @@ from app.schema.documents import (
     UploadDocumentResult,
 )
 from app.schema.kernel.errors import NotFoundError
-from app.schema.kernel.scalars import parse_uuid, parse_uuids
+from app.schema.kernel.scalars import parse_optional_uuid, parse_uuid, parse_uuids
 from app.schema.kernel.shapes import (
     After,
     First,
@@ -51,13 +51,20 @@ class DocumentQueries:
 
     @strawberry.field(description="By when the viewer was linked, newest first.")
     async def documents(
-        self, info: Info, course_id: OfCourse = None, first: First = 20, after: After = None
+        self,
+        info: Info,
+        course_id: OfCourse = None,
+        collection_id: OfCollection = None,
+        first: First = 20,
+        after: After = None,
     ) -> LinkedConnection[Document]:
         """Return a page of the viewer's documents."""
         asking = info.context.viewer
+        collection = parse_optional_uuid(collection_id, "collectionId")
+        wanted = read.DocumentFilter(course_id, collection)
         async with info.context.session() as session:
-            page = await read.list_documents(session, asking, course_id, first, after)
-        count = counter(info, lambda s: read.count_documents(s, asking, course_id))
+            page = await read.list_documents(session, asking, wanted, first, after)
+        count = counter(info, lambda s: read.count_documents(s, asking, wanted))
         return make_linked_connection(page, Document.from_model, count)
 
 

@@ -19,6 +19,16 @@ Answer = TypeVar("Answer")
 Input = strawberry.argument(description="What is asked for.")
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description="1 to 100 ids.")]
 OfCourse = Annotated[UUID | None, strawberry.argument(description="Those of this course alone.")]
+OfTopic = Annotated[
+    strawberry.ID | None,
+    strawberry.argument(
+        description="Those about this topic of the viewer's alone, REJECTED ones left out."
+    ),
+]
+OfCollection = Annotated[
+    strawberry.ID | None,
+    strawberry.argument(description="Those in this collection of the viewer's alone."),
+]
 
 
 def counter(

@@ -8,9 +8,9 @@ import strawberry
 
 from app import domain
 from app.errors import InvalidInput, NotFound, RateLimited
-from app.resolvers.info import Ids, Info, Input, OfCourse, counter
+from app.resolvers.info import Ids, Info, Input, OfCollection, OfCourse, OfTopic, counter
 from app.schema.kernel.errors import InvalidInputError, NotFoundError, RateLimitedError
-from app.schema.kernel.scalars import parse_uuid, parse_uuids
+from app.schema.kernel.scalars import parse_optional_uuid, parse_uuid, parse_uuids
 from app.schema.kernel.shapes import (
     After,
     First,
@@ -87,12 +87,21 @@ class LectureQueries:
         platform: Annotated[
             str | None, strawberry.argument(description="Those of this platform alone.")
         ] = None,
+        topic_id: OfTopic = None,
+        collection_id: OfCollection = None,
         first: First = 20,
         after: After = None,
     ) -> LinkedConnection[Lecture]:
         """Return a page of the viewer's lectures."""
         asking = info.context.viewer
-        wanted = read.LectureFilter(course_id, _wanted(status, statuses), source, platform)
+        wanted = read.LectureFilter(
+            course_id,
+            _wanted(status, statuses),
+            source,
+            platform,
+            parse_optional_uuid(topic_id, "topicId"),
+            parse_optional_uuid(collection_id, "collectionId"),
+        )
         async with info.context.session() as session:
             page = await read.list_lectures(session, asking, wanted, first, after)
         count = counter(info, lambda s: read.count_lectures(s, asking, wanted))

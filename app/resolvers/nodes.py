@@ -7,16 +7,20 @@ import strawberry
 
 from app.errors import BadUserInput
 from app.resolvers.info import Info
+from app.schema.collections import Collection
 from app.schema.courses import Course
 from app.schema.documents import Document
 from app.schema.kernel.scalars import parse_uuid, parse_uuids
 from app.schema.kernel.shapes import ItemId, Node
 from app.schema.lectures import Lecture
+from app.schema.topics import Topic
 from app.schema.transcripts import Transcription
+from app.services.collections.read import get_collections
 from app.services.courses.read import get_courses
 from app.services.documents.read import get_documents
 from app.services.kernel.keyset import MAX_PAGE_SIZE
 from app.services.lectures.read import get_lectures
+from app.services.topics.read import get_topics
 from app.services.transcripts.read import get_transcriptions
 
 
@@ -36,7 +40,8 @@ class NodeQueries:
         ids: Annotated[
             list[strawberry.ID],
             strawberry.argument(
-                description="1 to 100 ids, of lectures, documents, courses and transcriptions."
+                description="1 to 100 ids, of lectures, documents, courses, transcriptions, "
+                "topics and collections."
             ),
         ],
     ) -> list[Node | None]:
@@ -61,4 +66,10 @@ async def _find(info: Info, ids: list[UUID]) -> list[Node | None]:
         if rest := set(ids) - found.keys():
             for id_, words in (await get_transcriptions(session, asking, rest)).items():
                 found[id_] = Transcription.from_model(words, info.context)
+        if rest := set(ids) - found.keys():
+            for id_, topic in (await get_topics(session, asking, rest)).items():
+                found[id_] = Topic.from_model(topic)
+        if rest := set(ids) - found.keys():
+            for id_, collection in (await get_collections(session, asking, rest)).items():
+                found[id_] = Collection.from_model(collection)
     return [found.get(id_) for id_ in ids]

@@ -7,8 +7,8 @@ from typing import Annotated
 import strawberry
 
 from app import domain
-from app.resolvers.info import Info, Input, counter
-from app.schema.kernel.scalars import parse_uuid
+from app.resolvers.info import Info, Input, OfCollection, OfTopic, counter
+from app.schema.kernel.scalars import parse_optional_uuid, parse_uuid
 from app.schema.kernel.shapes import After, Connection, First, ItemId, make_connection
 from app.schema.transcripts import (
     CancelTranscriptionResult,
@@ -51,15 +51,22 @@ class TranscriptionQueries:
             domain.TranscriptionStatus | None,
             strawberry.argument(description="Those that stand there alone."),
         ] = None,
+        topic_id: OfTopic = None,
+        collection_id: OfCollection = None,
         first: First = 20,
         after: After = None,
     ) -> Connection[Transcription]:
         """Return a page of the transcriptions of the viewer's lectures."""
         asking = info.context.viewer
-        lecture = None if lecture_id is None else parse_uuid(lecture_id, "lectureId")
+        wanted = read.TranscriptionFilter(
+            parse_optional_uuid(lecture_id, "lectureId"),
+            status,
+            parse_optional_uuid(topic_id, "topicId"),
+            parse_optional_uuid(collection_id, "collectionId"),
+        )
         async with info.context.session() as session:
-            page = await read.list_transcriptions(session, asking, lecture, status, first, after)
-        count = counter(info, lambda s: read.count_transcriptions(s, asking, lecture, status))
+            page = await read.list_transcriptions(session, asking, wanted, first, after)
+        count = counter(info, lambda s: read.count_transcriptions(s, asking, wanted))
         return make_connection(page, lambda row: Transcription.from_model(row, info.context), count)
 
     @strawberry.field(description="What listens; empty where the service has no model.")

@@ -8,22 +8,26 @@ from graphql import GraphQLNamedType
 from strawberry.types.base import StrawberryObjectDefinition
 
 from app.resolvers.account import AccountQueries
+from app.resolvers.collections import CollectionMutations, CollectionQueries
 from app.resolvers.courses import CourseQueries
 from app.resolvers.documents import DocumentMutations, DocumentQueries, DocumentSubscriptions
 from app.resolvers.lectures import LectureMutations, LectureQueries, LectureSubscriptions
 from app.resolvers.nodes import NodeQueries
 from app.resolvers.search import SearchQueries
+from app.resolvers.topics import TopicMutations, TopicQueries
 from app.resolvers.transcripts import (
     TranscriptionMutations,
     TranscriptionQueries,
     TranscriptionSubscriptions,
 )
+from app.schema.collections import Collection
 from app.schema.courses import Course
 from app.schema.documents import Document
 from app.schema.kernel.errors import ERROR_MAP
 from app.schema.kernel.limits import schema_config
 from app.schema.lectures import Lecture, LinkRefusedHandler
 from app.schema.search import DocumentHit, LectureHit
+from app.schema.topics import Topic
 from app.schema.transcripts import Transcription
 
 
@@ -34,6 +38,8 @@ class Query(
     LectureQueries,
     TranscriptionQueries,
     SearchQueries,
+    TopicQueries,
+    CollectionQueries,
     NodeQueries,
     AccountQueries,
 ):
@@ -41,7 +47,13 @@ class Query(
 
 
 @strawberry.type
-class Mutation(DocumentMutations, LectureMutations, TranscriptionMutations):
+class Mutation(
+    DocumentMutations,
+    LectureMutations,
+    TranscriptionMutations,
+    TopicMutations,
+    CollectionMutations,
+):
     """Changing.  What has answered is durable."""
 
 
@@ -54,7 +66,7 @@ schema = strawberry.Schema(
     Query,
     Mutation,
     Subscription,
-    types=[Lecture, Document, Course, Transcription, LectureHit, DocumentHit],
+    types=[Lecture, Document, Course, Transcription, Topic, Collection, LectureHit, DocumentHit],
     config=schema_config(),
     exception_handlers=(*ERROR_MAP, LinkRefusedHandler()),
 )

@@ -31,6 +31,7 @@ from app.transcript.model import Segment
 
 if TYPE_CHECKING:
     from app.schema.lectures import Lecture
+    from app.schema.topics import TopicAssignment
 
 expose_enum(
     TranscriptionStatus,
@@ -144,6 +145,15 @@ async def _lecture(
     return Lecture.from_model(row)
 
 
+async def _topics(
+    root: "Transcription", info: Asked
+) -> list[Annotated["TopicAssignment", strawberry.lazy("app.schema.topics")]]:
+    from app.schema.topics import TopicAssignment
+
+    rows = await info.context.loaders.topic_assignments.load(UUID(root.id))
+    return [TopicAssignment.from_model(row, root) for row in rows]
+
+
 async def _text(root: "Transcription") -> str | None:
     text = await root.content.load()
     return None if text is None else text.text
@@ -248,6 +258,13 @@ class Transcription(Node):
     export: str | None = strawberry.field(
         resolver=_export,
         description="The whole transcript as a file of that format; null until COMPLETED.",
+    )
+    topics: list[Annotated["TopicAssignment", strawberry.lazy("app.schema.topics")]] = (
+        strawberry.field(
+            resolver=_topics,
+            description="What it is about, of the viewer's own topics, by their names; REJECTED "
+            "ones too.",
+        )
     )
     created_at: datetime = strawberry.field(description="When it was asked for.")
     updated_at: datetime = strawberry.field(description="When it last changed, progress apart.")

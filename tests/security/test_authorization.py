@@ -24,6 +24,8 @@ ROLES = ("stranger", "linked", "admin")
 OWN = ("empty", "own", "empty")  # lists of one's own, whoever asks
 HIDDEN = ("null", "value", "value")
 UNKNOWN = ("NotFoundError", "value", "value")
+MINE = ("null", "value", "null")  # not even an admin reads what is another's own
+NOBODY_ELSE = ("NotFoundError", "value", "NotFoundError")
 FORBIDDEN = ("FORBIDDEN", "FORBIDDEN", "value")
 
 # What each role gets, in the order of ROLES; anonymous requests get 401 everywhere.
@@ -38,6 +40,10 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Query.documents": OWN,
     "Query.course": ("null", "null", "null"),  # the id names no course
     "Query.courses": ("empty", "empty", "empty"),
+    "Query.collection": MINE,
+    "Query.collections": OWN,
+    "Query.topic": MINE,
+    "Query.topics": OWN,
     "Query.previewLink": ("value", "value", "value"),
     "Query.transcription": HIDDEN,
     "Query.transcriptions": OWN,
@@ -57,6 +63,18 @@ RULES: dict[str, tuple[str, str, str]] = {
     "Mutation.requestTranscription": UNKNOWN,  # it has this one already
     "Mutation.cancelTranscription": UNKNOWN,
     "Mutation.deleteTranscription": UNKNOWN,
+    "Mutation.createTopic": ("value", "value", "value"),
+    "Mutation.updateTopic": NOBODY_ELSE,
+    "Mutation.deleteTopic": NOBODY_ELSE,
+    "Mutation.assignTopics": NOBODY_ELSE,
+    "Mutation.unassignTopic": NOBODY_ELSE,
+    "Mutation.suggestTopics": ("NotFoundError", "ConflictError", "ConflictError"),  # no index
+    "Mutation.reviewTopic": NOBODY_ELSE,
+    "Mutation.createCollection": ("value", "value", "value"),
+    "Mutation.updateCollection": NOBODY_ELSE,
+    "Mutation.deleteCollection": NOBODY_ELSE,
+    "Mutation.addToCollection": NOBODY_ELSE,
+    "Mutation.removeFromCollection": NOBODY_ELSE,
     "Mutation.deleteLecture": FORBIDDEN,
     "Mutation.deleteDocument": FORBIDDEN,
     "Subscription.lectureStatus": ("NOT_FOUND", "value", "value"),
@@ -74,7 +92,7 @@ FIELDS = {
     " filename audioBytes audioUrl signedAudio openUrl",
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
     " averageConfidence processingSeconds warnings percent isCurrent revision text segments chunks"
-    " export createdAt updatedAt completedAt",
+    " export topics createdAt updatedAt completedAt",
     "LinkPreview": "platform title durationSeconds isLive lecture",
     "LinkRefused": "failure message",
     "TranscriptSegment": "index startSeconds endSeconds text confidence",
@@ -86,6 +104,10 @@ FIELDS = {
     "LectureHit": "score text highlights lecture startSeconds endSeconds openUrl",
     "DocumentHit": "score text highlights document page",
     "TextRange": "start end",
+    "Topic": "id name description lectureCount createdAt updatedAt",
+    "TopicAssignment": "topic transcription assignedBy confidence reasoning review createdAt",
+    "Collection": "id name description items createdAt updatedAt",
+    "CollectionItem": "position subject addedAt",
     "Viewer": "id isAdmin storedBytes storedBytesLimit lectureCounts",
     "LectureStatusCount": "status count",
     "Limits": "maxUploadBytes operationsPerSocket linksPerRequest maxPageSize",
@@ -93,6 +115,28 @@ FIELDS = {
     "DownloadProgress": "stage downloadedBytes totalBytes percent",
 }
 WRITTEN = "The quick brown fox"
+CREATE_COLLECTION = """
+mutation { createCollection(input: { name: "Exam" }) {
+  ... on CollectionPayload { collection { id } }
+} }
+"""
+CREATE_TOPIC = """
+mutation { createTopic(input: { name: "Waves" }) { ... on TopicPayload { topic { id } } } }
+"""
+ASSIGN = """
+mutation ($transcription: ID!, $topic: ID!) {
+  assignTopics(transcriptionId: $transcription, topicIds: [$topic]) {
+    ... on TopicAssignmentsPayload { transcription { topics { topic { id } } } }
+  }
+}
+"""
+FILL = """
+mutation ($collection: ID!, $lecture: ID!) {
+  addToCollection(input: { collectionId: $collection, subjectId: $lecture }) {
+    ... on CollectionPayload { collection { id } }
+  }
+}
+"""
 ROOTS = {"Query": SCHEMA.query_type, "Mutation": SCHEMA.mutation_type}
 SUBSCRIPTIONS = SCHEMA.subscription_type
 
@@ -140,16 +184,46 @@ def document_of(operation: str) -> tuple[str, set[str]]:
 class Stage:
     """A lecture, its transcription and a document of one user, and the ways to ask for them."""
 
-    def __init__(self, service: Service, lecture: str, document: str, transcription: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        lecture: str,
+        document: str,
+        transcription: str,
+        collection: str,
+        topic: str,
+    ) -> None:
         self.service, self.lecture, self.document = service, lecture, document
-        self.transcription = transcription
+        self.transcription, self.collection = transcription, collection
+        self.topic = topic
 
     def variables(self, operation: str, taken: set[str]) -> dict[str, Any]:
         item = self.document if "ocument" in operation else self.lecture
         if "ranscription" in operation:
             item = self.transcription
+        if "ollection" in operation:
+            item = self.collection
+        if "opic" in operation:
+            item = self.topic
         if taken == {"id"}:
             return {"id": item}
+        if operation == "Mutation.createTopic":
+            return {"input": {"name": "Mine"}}
+        if operation == "Mutation.updateTopic":
+            return {"input": {"id": item, "name": "Mine"}}
+        of_topic = {"topicIds": [item], "topicId": item, "accept": False}
+        if "transcriptionId" in taken:
+            return {"transcriptionId": self.transcription} | {
+                key: value for key, value in of_topic.items() if key in taken
+            }
+        if operation == "Mutation.createCollection":
+            return {"input": {"name": "Mine"}}
+        if operation == "Mutation.updateCollection":
+            return {"input": {"id": item, "name": "Mine"}}
+        if operation == "Mutation.addToCollection":
+            return {"input": {"collectionId": item, "subjectId": self.document}}
+        if operation == "Mutation.removeFromCollection":
+            return {"collectionId": item, "subjectId": self.lecture}
         if taken == {"url"}:
             return {"url": self.link()}
         if taken == {"ids"}:
@@ -229,7 +303,11 @@ async def new_stage(service: Service, owner: Client) -> Stage:
     document = (await owner.upload(service.course, pdf))["document"]["id"]
     await index_document(service, document)
     transcription = await add_transcription(service, lecture, owner)
-    return Stage(service, lecture, document, transcription)
+    collection = (await owner.run(CREATE_COLLECTION))["collection"]["id"]
+    await owner.run(FILL, collection=collection, lecture=lecture)
+    topic = (await owner.run(CREATE_TOPIC))["topic"]["id"]
+    await owner.run(ASSIGN, topic=topic, transcription=transcription)
+    return Stage(service, lecture, document, transcription, collection, topic)
 
 
 async def index_document(service: Service, document: str) -> None:

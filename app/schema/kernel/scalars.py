@@ -40,6 +40,16 @@ def parse_uuid(text: str, *path: str | int) -> UUID:
     return UUID(text)
 
 
+def parse_optional_uuid(text: str | None, *path: str | int) -> UUID | None:
+    """Return the UUID as `parse_uuid` does; None where none is given."""
+    return None if text is None else parse_uuid(text, *path)
+
+
+def given(**values: str | None) -> dict[str, str | None]:
+    """Return those fields of an input that were not left out; null is a value."""
+    return {name: value for name, value in values.items() if value is not strawberry.UNSET}
+
+
 def parse_uuids(texts: Sequence[str]) -> list[UUID]:
     """Return the UUIDs of the argument ``ids``, or raise `BadUserInput`."""
     return [parse_uuid(text, "ids", index) for index, text in enumerate(texts)]

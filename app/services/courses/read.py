@@ -8,12 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
 from app.db.models import Course
-from app.errors import BadUserInput
 from app.services.kernel.keyset import ByCode, Page, read_page
-from app.services.kernel.text import is_storable
-
-MAX_SEARCH_CHARACTERS = 200
-MAX_SEARCH_WORDS = 8
+from app.services.kernel.word_search import has_words
 
 
 def visible_to(viewer: Viewer) -> ColumnElement[bool]:
@@ -52,20 +48,5 @@ async def count_courses(session: AsyncSession, viewer: Viewer, search: str | Non
 
 
 def _matching(viewer: Viewer, search: str | None) -> ColumnElement[bool]:
-    words = _words(search or "")
     columns = (Course.code, Course.title, Course.instructor)
-    return and_(
-        visible_to(viewer),
-        *(or_(*(column.icontains(word, autoescape=True) for column in columns)) for word in words),
-    )
-
-
-def _words(search: str) -> list[str]:
-    """Return what to look for; each word is three comparisons a row, so there may be few."""
-    if len(search) > MAX_SEARCH_CHARACTERS or not is_storable(search):
-        message = f"`search` must be text of at most {MAX_SEARCH_CHARACTERS} characters."
-        raise BadUserInput(message, "search")
-    words = search.split()
-    if len(words) > MAX_SEARCH_WORDS:
-        raise BadUserInput(f"`search` must be at most {MAX_SEARCH_WORDS} words.", "search")
-    return words
+    return and_(visible_to(viewer), has_words(search, columns))

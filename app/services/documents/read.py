@@ -4,12 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import contains_eager
 
 from app.auth.viewer import Viewer
-from app.db.models import Course, Document, UserDocument
+from app.db.models import CollectionItem, Course, Document, UserDocument
+from app.services.collections.read import held_in
 from app.services.courses.read import visible_to
 from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
@@ -80,10 +81,28 @@ def _grant(document: Document, filename: str) -> FileGrant:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentFilter:
+    """Which documents of a list are wanted; None is all."""
+
+    course_id: UUID | None = None
+    collection_id: UUID | None = None
+
+    def conditions(self, viewer: Viewer) -> list[ColumnElement[bool]]:
+        """Return what the rows must be."""
+        conditions: list[ColumnElement[bool]] = []
+        if self.course_id is not None:
+            conditions.append(Document.course_id == self.course_id)
+        if self.collection_id is not None:
+            held = held_in(viewer, self.collection_id, CollectionItem.document_id)
+            conditions.append(Document.id.in_(held))
+        return conditions
+
+
 async def list_documents(
     session: AsyncSession,
     viewer: Viewer,
-    course_id: UUID | None,
+    wanted: DocumentFilter,
     first: int | None,
     after: str | None,
 ) -> Page[Linked[OwnDocument]]:
@@ -94,21 +113,19 @@ async def list_documents(
         .join(UserDocument, UserDocument.document_id == Document.id)
         .outerjoin(Course, course)
         .options(contains_eager(Document.course))
-        .where(UserDocument.user_id == viewer.id)
+        .where(UserDocument.user_id == viewer.id, *wanted.conditions(viewer))
     )
-    if course_id is not None:
-        query = query.where(Document.course_id == course_id)
     order = NewestFirst(UserDocument.created_at, UserDocument.document_id)
     return await read_page(
         session, query, order, lambda row: Linked(OwnDocument(row[0], row[1]), row[2]), first, after
     )
 
 
-async def count_documents(session: AsyncSession, viewer: Viewer, course_id: UUID | None) -> int:
+async def count_documents(session: AsyncSession, viewer: Viewer, wanted: DocumentFilter) -> int:
     """Count the viewer's whole list."""
     query = select(func.count()).select_from(UserDocument).where(UserDocument.user_id == viewer.id)
-    if course_id is not None:
-        query = query.join(Document).where(Document.course_id == course_id)
+    if conditions := wanted.conditions(viewer):
+        query = query.join(Document).where(*conditions)
     return await session.scalar(query) or 0
 
 

@@ -7,9 +7,10 @@ from sqlalchemy import delete, exists, select
 
 from app.auth.viewer import Viewer
 from app.db import ledger
-from app.db.models import Document, UserDocument
+from app.db.models import CollectionItem, Document, UserDocument
 from app.domain import JobKind
 from app.errors import NotFound
+from app.services.collections.change import leave_collections
 from app.services.kernel.access import require_admin
 from app.services.kernel.links import Removal, leave, require_some
 from app.services.kernel.objects import delete_objects
@@ -43,6 +44,7 @@ async def unlink_documents(
         found = await unit.session.scalars(query.with_for_update())
         links = UserDocument, UserDocument.document_id
         locked = {document.id: document for document in found}
+        await leave_collections(unit.session, CollectionItem.document_id, locked, viewer)
         left, empty = await leave(unit.session, viewer, Document.id, *links, locked)
         keys = await remove_documents(unit, [locked[id_] for id_ in empty])
         for document_id in left:
@@ -62,6 +64,7 @@ async def delete_document(
         if document is None:
             raise NotFound("document", document_id)
         await unit.wake_document(document.id)
+        await leave_collections(unit.session, CollectionItem.document_id, [document.id])
         keys = await remove_documents(unit, [document])
         removed = document.id
     await delete_objects(storage, keys)

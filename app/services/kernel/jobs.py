@@ -54,6 +54,12 @@ class JobHandler(ABC):
         """Delete what is left of work on a job that was taken away: nothing, as a rule."""
 
 
+async def open_topic_job(unit: UnitOfWork, subject_id: UUID, user_id: UUID | None) -> None:
+    """Queue the judgement of a transcription's topics, or of a user's; ring after the commit."""
+    if await ledger.open_job(unit.session, JobKind.JUDGE_TOPICS, subject_id, user_id):
+        unit.ring()
+
+
 async def open_index_job(unit: UnitOfWork, subject_id: UUID, user_id: UUID | None) -> None:
     """Queue what lets search find a transcription or a document; ring after the commit."""
     if await ledger.open_job(unit.session, JobKind.INDEX, subject_id, user_id):

@@ -70,7 +70,8 @@ def page_size(first: int | None) -> int:
 def encode(key: TimeKey | CodeKey) -> str:
     """Return the key as an opaque cursor."""
     position = key.at.isoformat() if isinstance(key, TimeKey) else key.code
-    payload = json.dumps([position, key.id.hex], separators=(",", ":"))
+    # Not escaped: a name of a hundred letters must fit.
+    payload = json.dumps([position, key.id.hex], separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
 
 
@@ -92,6 +93,19 @@ def decode_code(cursor: str) -> CodeKey:
     if "\x00" in code:
         raise BadUserInput(_BAD_CURSOR, "after")
     return CodeKey(code, row_id)
+
+
+def number_key(number: int) -> CodeKey:
+    """Return the position of a row in a list that is numbered from 0."""
+    return CodeKey(str(number), UUID(int=0))
+
+
+def decode_number(cursor: str) -> int:
+    """Return the number that the cursor of a numbered list names, or raise `BadUserInput`."""
+    number = decode_code(cursor).code
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise BadUserInput(_BAD_CURSOR, "after")
+    return int(number)
 
 
 _MAX_CURSOR_CHARACTERS = 2000

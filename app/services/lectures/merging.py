@@ -7,7 +7,7 @@ hold the same recording twice.
 
 from uuid import UUID
 
-from sqlalchemy import delete, exists, literal, or_, select, update
+from sqlalchemy import and_, delete, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,8 +15,9 @@ from sqlalchemy.orm import aliased
 
 from app.db import ledger
 from app.db.ledger import Lease
-from app.db.models import Lecture, LectureAlias, Transcription, UserLecture
-from app.domain import LectureStatus
+from app.db.models import Lecture, LectureAlias, Transcription, TranscriptionTopic, UserLecture
+from app.domain import LectureStatus, TopicReview
+from app.services.collections.change import take_place
 from app.services.kernel.unit_of_work import UnitOfWork
 from app.services.lectures.request import stop_job
 
@@ -85,20 +86,40 @@ def _rank(lecture: Lecture) -> tuple[int, object, UUID]:
 
 
 async def _move_transcriptions(session: AsyncSession, survivor: Lecture, loser: Lecture) -> None:
-    """Give the survivor those of the loser that it has none like; the rest goes with the loser."""
-    mine, theirs = aliased(Transcription), Transcription
-    alike = exists().where(
+    """Give the survivor those of the loser that it has none like; the rest goes with the loser.
+
+    What is said of the topics of the rest holds for those that it has instead, unless a user has
+    said something of them.
+    """
+    mine, theirs, said = aliased(Transcription), Transcription, TranscriptionTopic
+    alike = and_(
         mine.lecture_id == survivor.id,
         mine.source == theirs.source,
         mine.model_name.is_not_distinct_from(theirs.model_name),
         mine.forced_language.is_not_distinct_from(theirs.forced_language),
     )
-    moved = update(theirs).where(theirs.lecture_id == loser.id, ~alike)
+    columns = (said.topic_id, said.ai_confidence, said.ai_reasoning, said.assigned_by, said.review)
+    twins = (
+        select(mine.id, *columns)
+        .select_from(said)
+        .join(theirs, theirs.id == said.transcription_id)
+        .join(mine, alike)
+        .where(theirs.lecture_id == loser.id)
+    )
+    names = ["transcription_id", *(column.key for column in columns)]
+    copied = insert(said).from_select(names, twins)
+    settled = copied.on_conflict_do_update(
+        index_elements=names[:2],
+        set_={name: copied.excluded[name] for name in names[2:]},
+        where=said.review == TopicReview.UNREVIEWED,
+    )
+    await session.execute(settled)
+    moved = update(theirs).where(theirs.lecture_id == loser.id, ~exists().where(alike))
     await session.execute(moved.values(lecture_id=survivor.id))
 
 
 async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
-    """Move links and names to the survivor, stop the loser's work, and keep its id as an alias."""
+    """Move what hangs on the loser to the survivor, stop its work, and keep its id as an alias."""
     session = unit.session
     await unit.wake_lecture(loser.id)
     session_id = survivor.panopto_session_id or loser.panopto_session_id
@@ -119,6 +140,7 @@ async def _merge(unit: UnitOfWork, survivor: Lecture, loser: Lecture) -> None:
     repointed = update(LectureAlias).where(LectureAlias.lecture_id == loser.id)
     await session.execute(repointed.values(lecture_id=survivor.id))
     await _move_transcriptions(session, survivor, loser)
+    await take_place(session, survivor.id, loser.id)
     await stop_job(unit, loser.id)
     await session.execute(delete(Lecture).where(Lecture.id == loser.id))
     await session.execute(insert(LectureAlias).values(alias).on_conflict_do_nothing())

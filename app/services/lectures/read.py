@@ -13,13 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased, contains_eager, with_expression
 
 from app.auth.viewer import Viewer
-from app.db.models import Course, Lecture, LectureAlias, UserLecture
+from app.db.models import CollectionItem, Course, Lecture, LectureAlias, UserLecture
 from app.domain import LectureSource, LectureStatus
+from app.services.collections.read import held_in
 from app.services.courses.read import visible_to
 from app.services.kernel.access import require_admin
 from app.services.kernel.file_grants import FileGrant, Reader
 from app.services.kernel.keyset import Linked, NewestFirst, Page, read_page
 from app.services.kernel.live import Feed, Versions
+from app.services.topics.read import lectures_about
 
 Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
@@ -116,10 +118,11 @@ class LectureFilter:
     statuses: Collection[LectureStatus] | None = None
     source: LectureSource | None = None
     platform: str | None = None
+    topic_id: UUID | None = None
+    collection_id: UUID | None = None
 
-    @property
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """What the rows must be."""
+    def conditions(self, viewer: Viewer) -> list[ColumnElement[bool]]:
+        """Return what the rows must be."""
         conditions: list[ColumnElement[bool]] = []
         if self.course_id is not None:
             conditions.append(Lecture.course_id == self.course_id)
@@ -129,6 +132,11 @@ class LectureFilter:
             conditions.append(Lecture.source == self.source)
         if self.platform is not None:
             conditions.append(Lecture.platform == self.platform.lower())
+        if self.topic_id is not None:
+            conditions.append(Lecture.id.in_(lectures_about(viewer, self.topic_id)))
+        if self.collection_id is not None:
+            held = held_in(viewer, self.collection_id, CollectionItem.lecture_id)
+            conditions.append(Lecture.id.in_(held))
         return conditions
 
 
@@ -142,7 +150,7 @@ async def list_lectures(
     """Return a page of the viewer's lectures by when they were linked, newest first."""
     query = select(Lecture).join(UserLecture, UserLecture.lecture_id == Lecture.id)
     query = as_seen_by(viewer, query)
-    query = query.where(UserLecture.user_id == viewer.id, *wanted.conditions)
+    query = query.where(UserLecture.user_id == viewer.id, *wanted.conditions(viewer))
     order = NewestFirst(UserLecture.created_at, UserLecture.lecture_id)
     return await read_page(session, query, order, lambda row: Linked(row[0], row[1]), first, after)
 
@@ -150,8 +158,8 @@ async def list_lectures(
 async def count_lectures(session: AsyncSession, viewer: Viewer, wanted: LectureFilter) -> int:
     """Count the viewer's whole list."""
     query = select(func.count()).select_from(UserLecture).where(UserLecture.user_id == viewer.id)
-    if wanted.conditions:
-        query = query.join(Lecture).where(*wanted.conditions)
+    if conditions := wanted.conditions(viewer):
+        query = query.join(Lecture).where(*conditions)
     return await session.scalar(query) or 0
 
 
@@ -183,7 +191,7 @@ async def count_all_lectures(session: AsyncSession, status: LectureStatus | None
 
 
 def _of_status(status: LectureStatus | None) -> list[ColumnElement[bool]]:
-    return LectureFilter(statuses=None if status is None else {status}).conditions
+    return [] if status is None else [Lecture.status == status]
 
 
 async def _versions(

@@ -8,9 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
 from app.db import ledger
-from app.db.models import Lecture, Transcription, UserLecture
+from app.db.models import CollectionItem, Lecture, Transcription, UserLecture
 from app.domain import JobKind
 from app.errors import NotFound
+from app.services.collections.change import leave_collections
 from app.services.kernel.access import require_admin
 from app.services.kernel.links import Removal, leave, require_some
 from app.services.kernel.objects import delete_objects
@@ -61,6 +62,7 @@ async def _unlink_lectures(
         asked = {row[0]: row[1] for row in found}
         links = UserLecture, UserLecture.lecture_id
         locked = {lecture.id: lecture for lecture in asked.values()}
+        await leave_collections(unit.session, CollectionItem.lecture_id, locked, viewer)
         left, empty = await leave(unit.session, viewer, Lecture.id, *links, locked)
         keys = await remove_lectures(unit, [locked[id_] for id_ in empty])
         for lecture_id in left:
@@ -82,6 +84,7 @@ async def delete_lecture(
     async with work.begin() as unit:
         lecture = await _locked_lecture(unit.session, lecture_id)
         await unit.wake_lecture(lecture.id)
+        await leave_collections(unit.session, CollectionItem.lecture_id, [lecture.id])
         keys = await remove_lectures(unit, [lecture])
         removed = lecture.id
     await delete_objects(storage, keys)

@@ -16,12 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.viewer import Viewer
 from app.db import ledger
-from app.db.models import Lecture, LectureAlias, UserLecture
+from app.db.models import CollectionItem, Lecture, LectureAlias, UserLecture
 from app.domain import FieldErrorCode, JobKind, LectureFailure, LectureSource, LectureStatus
 from app.errors import Conflict, InvalidInput, NotFound, RateLimited
 from app.ingest.model import SourceIdentity
 from app.ingest.net.urls import parse_web_url
 from app.ingest.sources.panopto.links import identify
+from app.services.collections.change import leave_collections
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.quotas import Allowance, Quota
 from app.services.kernel.text import is_storable, readable
@@ -31,6 +32,7 @@ from app.services.lectures import states
 from app.services.lectures.attempt_files import kept_keys
 from app.services.lectures.read import get_lecture, linked, real_id
 from app.services.lectures.unconfirmed import recording_name, unconfirmed
+from app.services.topics.change import judge_what_came
 from app.storage.protocol import ObjectStore
 
 MAX_TITLE_CHARACTERS = 500
@@ -76,6 +78,8 @@ async def request_download(
         await ensure_user(unit.session, viewer)
         lecture, created = await _lecture_for(unit, viewer, request.course_id, identity, values)
         await _link(unit.session, viewer, lecture.id)
+        if not created:
+            await judge_what_came(unit, viewer)
         if lecture.status is LectureStatus.FAILED:
             states.queue_again(lecture)
         if created or lecture.status is LectureStatus.PENDING:
@@ -224,6 +228,11 @@ async def _lecture_for(
         Lecture.status == LectureStatus.FAILED,
         Lecture.id != lecture.id,
     )
+    own_failed = select(UserLecture.lecture_id).where(
+        UserLecture.user_id == viewer.id, UserLecture.lecture_id.in_(failed)
+    )
+    if leaving := (await session.scalars(own_failed)).all():
+        await leave_collections(session, CollectionItem.lecture_id, leaving, viewer)
     own = delete(UserLecture).where(UserLecture.user_id == viewer.id)
     left = own.where(UserLecture.lecture_id.in_(failed)).returning(UserLecture.lecture_id)
     for lecture_id in await session.scalars(left):

@@ -21,6 +21,7 @@ from app.services.kernel.unit_of_work import Work
 from app.services.kernel.users import ensure_user
 from app.services.lectures import states
 from app.services.lectures.request import RequestedLecture, changed, checked_title, enqueue
+from app.services.topics.change import judge_what_came
 from app.storage.protocol import ObjectStore, StoredFileMeta
 
 EXTENSIONS = [
@@ -120,6 +121,8 @@ async def _record(
             index_elements=["user_id", "lecture_id"], set_={"filename": filename}
         )
         await unit.session.execute(renamed)
+        if not created:
+            await judge_what_came(unit, viewer)
         await allowance.require_within(unit.session)
         await allowance.spend(Quota.UPLOADS)
         is_kept = created

@@ -28,7 +28,7 @@ from app.errors import LeaseLost, StorageError
 from app.ingest.sandbox.run import ChildKilled
 from app.passages.pages import split_page
 from app.passages.windows import windows
-from app.services.kernel.jobs import JobHandler, Lane
+from app.services.kernel.jobs import JobHandler, Lane, open_topic_job
 from app.services.kernel.local_copy import as_local_file
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.kernel.unit_of_work import Work
@@ -181,6 +181,8 @@ class Indexing(JobHandler):
             _mark(row, chunks, config, embedder)
             await session.flush()
             await wake(unit, row)
+            if embedder is not None:
+                await open_topic_job(unit, row.id, row.requested_by)
             await ledger.finish(session, lease)
         return JobState.DONE
 

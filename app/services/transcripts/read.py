@@ -1,6 +1,7 @@
 """Reading transcriptions: whoever is linked to a lecture reads its words, and so do admins."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -8,11 +9,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, aliased, with_expression
 
 from app.auth.viewer import Viewer
-from app.db.models import Lecture, Transcription, TranscriptionChunk, UserLecture
+from app.db.models import (
+    CollectionItem,
+    Lecture,
+    Transcription,
+    TranscriptionChunk,
+    UserLecture,
+)
 from app.domain import TranscriptionSource, TranscriptionStatus
+from app.services.collections.read import held_in
 from app.services.kernel.keyset import NewestFirst, Page, read_page
 from app.services.kernel.live import Feed, Versions
 from app.services.lectures.read import linked, real_id
+from app.services.topics.read import about
 
 
 def best_of(lecture_id: InstrumentedAttribute[UUID] | UUID) -> Select[UUID]:
@@ -82,42 +91,50 @@ async def chunks_of(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class TranscriptionFilter:
+    """Which transcriptions of a list are wanted; None is all."""
+
+    lecture_id: UUID | None = None
+    status: TranscriptionStatus | None = None
+    topic_id: UUID | None = None
+    collection_id: UUID | None = None
+
+    def conditions(self, viewer: Viewer) -> list[ColumnElement[bool]]:
+        """Return what the rows must be: an admin's list has their own lectures alone too."""
+        own = select(UserLecture.lecture_id).where(UserLecture.user_id == viewer.id)
+        conditions: list[ColumnElement[bool]] = [Transcription.lecture_id.in_(own)]
+        if self.lecture_id is not None:
+            conditions.append(Transcription.lecture_id == real_id(self.lecture_id))
+        if self.status is not None:
+            conditions.append(Transcription.status == self.status)
+        if self.topic_id is not None:
+            conditions.append(Transcription.id.in_(about(viewer, self.topic_id)))
+        if self.collection_id is not None:
+            held = held_in(viewer, self.collection_id, CollectionItem.lecture_id)
+            conditions.append(Transcription.lecture_id.in_(held))
+        return conditions
+
+
 async def list_transcriptions(
     session: AsyncSession,
     viewer: Viewer,
-    lecture_id: UUID | None,
-    status: TranscriptionStatus | None,
+    wanted: TranscriptionFilter,
     first: int | None,
     after: str | None,
 ) -> Page[Transcription]:
     """Return a page of those of the viewer's lectures, newest first."""
-    query = _transcriptions(viewer).where(*_filters(viewer, lecture_id, status))
+    query = _transcriptions(viewer).where(*wanted.conditions(viewer))
     order = NewestFirst(Transcription.created_at, Transcription.id)
     return await read_page(session, query, order, lambda row: row[0], first, after)
 
 
 async def count_transcriptions(
-    session: AsyncSession,
-    viewer: Viewer,
-    lecture_id: UUID | None,
-    status: TranscriptionStatus | None,
+    session: AsyncSession, viewer: Viewer, wanted: TranscriptionFilter
 ) -> int:
     """Count the whole list."""
     query = select(func.count()).select_from(Transcription)
-    return await session.scalar(query.where(*_filters(viewer, lecture_id, status))) or 0
-
-
-def _filters(
-    viewer: Viewer, lecture_id: UUID | None, status: TranscriptionStatus | None
-) -> list[ColumnElement[bool]]:
-    """Return the conditions of the viewer's list: an admin's has their own lectures alone too."""
-    own = select(UserLecture.lecture_id).where(UserLecture.user_id == viewer.id)
-    conditions: list[ColumnElement[bool]] = [Transcription.lecture_id.in_(own)]
-    if lecture_id is not None:
-        conditions.append(Transcription.lecture_id == real_id(lecture_id))
-    if status is not None:
-        conditions.append(Transcription.status == status)
-    return conditions
+    return await session.scalar(query.where(*wanted.conditions(viewer))) or 0
 
 
 async def _versions(

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
-from uuid import UUID
 
 from app.domain import TranscriptFormat
-from app.errors import BadUserInput, ObjectNotFound
-from app.services.kernel.keyset import CodeKey, Page, decode_code, make_page, page_size
+from app.errors import ObjectNotFound
+from app.services.kernel.keyset import Page, decode_number, make_page, number_key, page_size
 from app.services.transcripts.payload import load
 from app.storage.protocol import ObjectStore
 from app.transcript.exports import to_srt, to_txt, to_vtt
@@ -18,7 +17,6 @@ READS_AT_ONCE = 4
 """Of all answers of a process: each holds a whole transcript while it is parsed."""
 Part = TypeVar("Part")
 
-_NOWHERE = UUID(int=0)
 _WRITERS = {
     TranscriptFormat.SRT: to_srt,
     TranscriptFormat.VTT: to_vtt,
@@ -76,12 +74,6 @@ class TranscriptText:
 
 def page_of(parts: Sequence[Part], first: int | None, after: str | None) -> Page[tuple[int, Part]]:
     """Return the page of the parts, each with its index, behind the one that a cursor names."""
-    size, start = page_size(first), 0
-    if after is not None:
-        position = decode_code(after)
-        if not (position.code.isascii() and position.code.isdigit() and len(position.code) < 10):
-            raise BadUserInput("`after` is not a cursor of this list.", "after")
-        start = int(position.code) + 1
+    size, start = page_size(first), 0 if after is None else decode_number(after) + 1
     rows = list(enumerate(parts[start : start + size + 1], start))
-    keys = [CodeKey(str(index), _NOWHERE) for index, _ in rows]
-    return make_page(rows, keys, size, after=after)
+    return make_page(rows, [number_key(index) for index, _ in rows], size, after=after)

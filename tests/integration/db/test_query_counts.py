@@ -16,8 +16,12 @@ from app.backends import Backends, open_backends
 from app.context import QUERIES_AT_ONCE, AppState, GraphQLContext
 from app.db.models import Course, Document, Lecture, User, UserDocument, UserLecture
 from app.schema.root import schema
+from app.services.collections.change import add_to_collection, create_collection
 from app.services.kernel.quotas import Allowance
+from app.services.topics.assign import assign_topics
+from app.services.topics.change import create_topic
 from app.settings import Settings
+from tests.support.rows import add_document, add_lecture, add_transcription
 
 ROWS = 30
 LECTURES = "{ lectures(first: 30) { nodes { id title viewerCanCancel course { code title } } } }"
@@ -113,7 +117,7 @@ async def test_nodes_are_one_query_a_type(backends: Backends, viewer: Viewer) ->
         found = data["nodes"]
         assert isinstance(found, list)
         assert [node and node["id"] for node in found] == [*ids, None, *ids[:9]]
-        assert len(statements) == 4, statements
+        assert len(statements) == 6, statements
 
 
 async def test_the_transcripts_of_a_page_of_lectures_are_one_statement(
@@ -125,10 +129,64 @@ async def test_the_transcripts_of_a_page_of_lectures_are_one_statement(
         assert len(statements) == 2, statements
 
 
+async def test_the_items_of_a_page_of_collections_are_a_few_statements(
+    backends: Backends, viewer: Viewer, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    subjects = [await add_lecture(sessions, viewer) for _ in range(5)]
+    subjects += [await add_document(sessions, viewer) for _ in range(5)]
+    for _ in range(5):
+        made = await create_collection(backends.work, viewer, "Exam", None)
+        for subject in subjects:
+            await add_to_collection(backends.work, viewer, made.id, subject, 0)
+    query = """{
+      collections { nodes {
+        items(first: 9) { totalCount nodes { position subject {
+          ... on Lecture { id course { code } } ... on Document { id filename }
+        } } }
+        rest: items(first: 9, after: "WyI4IiwiMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAiXQ") {
+          nodes { position }
+        }
+      } }
+    }"""
+    async with running(backends, viewer, query) as (data, statements):
+        nodes = data["collections"]["nodes"]  # type: ignore[index]
+        assert len(nodes) == 5
+        for node in nodes:
+            assert node["items"]["totalCount"] == 10
+            assert [item["position"] for item in node["items"]["nodes"]] == list(range(9))
+            found = [item["subject"]["id"] for item in node["items"]["nodes"]]
+            assert found == [str(subject) for subject in reversed(subjects[1:])]
+            assert [item["position"] for item in node["rest"]["nodes"]] == [9]
+        # Collections, items, counts, lectures, documents.
+        assert len(statements) == 5, statements
+
+
+async def test_topics_are_a_statement_a_field(
+    backends: Backends, viewer: Viewer, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    topics = [
+        (await create_topic(backends.work, viewer, f"Topic {number}", None)).id
+        for number in range(3)
+    ]
+    for _ in range(4):
+        words = await add_transcription(sessions, await add_lecture(sessions, viewer))
+        await assign_topics(backends.work, viewer, words, topics)
+    query = "{ topics { nodes { name lectureCount } } }"
+    async with running(backends, viewer, query) as (data, statements):
+        counts = [node["lectureCount"] for node in data["topics"]["nodes"]]  # type: ignore[index]
+        assert counts == [4, 4, 4]
+        assert len(statements) == 2, statements
+    query = "{ transcriptions { nodes { topics { topic { name lectureCount } } } } }"
+    async with running(backends, viewer, query) as (data, statements):
+        found = data["transcriptions"]["nodes"]  # type: ignore[index]
+        assert [len(node["topics"]) for node in found] == [3] * 4
+        assert len(statements) == 3, statements
+
+
 async def test_many_links_go_in_a_few_statements(backends: Backends, viewer: Viewer) -> None:
     for query, name, kind, most in (
-        (LECTURES, "lectures", "Lecture", 7),
-        (DOCUMENTS, "documents", "Document", 6),
+        (LECTURES, "lectures", "Lecture", 8),
+        (DOCUMENTS, "documents", "Document", 7),
     ):
         async with running(backends, viewer, query) as (data, _):
             ids = json.dumps([node["id"] for node in data[name]["nodes"]])  # type: ignore[index]

@@ -1,0 +1,1 @@
+"""Collections: lists of lectures and documents that are the viewer's own."""

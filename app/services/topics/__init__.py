@@ -1,0 +1,1 @@
+"""Topics: what a user learns about, and which transcripts are about it."""
