@@ -87,6 +87,13 @@ class TranscriptionWarning(StrEnum):
     PARTIAL_AUDIO = "partial_audio"
 
 
+class SummarySource(StrEnum):
+    """Who wrote a summary."""
+
+    MODEL = "model"
+    EXTRACT = "extract"
+
+
 class TranscriptFormat(StrEnum):
     """The forms that a transcript is exported in."""
 
@@ -143,4 +150,5 @@ class JobKind(StrEnum):
     COUNT_PAGES = "count_pages"
     TRANSCRIBE = "transcribe"
     INDEX = "index"
+    SUMMARIZE = "summarize"
     SWEEP = "sweep"

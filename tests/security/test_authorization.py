@@ -71,7 +71,7 @@ FIELDS = {
     "Lecture": "id courseId course panoptoSessionId panoptoUrl title durationSeconds status failure"
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
     " updatedAt viewerCanRetry viewerCanCancel transcription transcriptions source platform"
-    " filename audioBytes audioUrl signedAudio openUrl",
+    " summary summarySource filename audioBytes audioUrl signedAudio openUrl",
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
     " averageConfidence processingSeconds warnings percent isCurrent revision text segments export"
     " createdAt updatedAt completedAt",
@@ -79,7 +79,8 @@ FIELDS = {
     "LinkRefused": "failure message",
     "TranscriptSegment": "index startSeconds endSeconds text confidence",
     "TranscriptionModel": "name isDefault languages",
-    "Document": "id courseId course filename mimeType sizeBytes pageCount description status"
+    "Document": "id courseId course filename mimeType sizeBytes pageCount description"
+    " descriptionSource status"
     " fileUrl signedFile signedFileUrl revision createdAt updatedAt",
     "LectureHit": "score text highlights lecture startSeconds endSeconds openUrl",
     "DocumentHit": "score text highlights document page",
