@@ -5,7 +5,6 @@ vLLM and others speak it too.
 """
 
 import asyncio
-import re
 import ssl
 from typing import Any, TypeVar
 
@@ -23,9 +22,9 @@ _FORMS = (("max_tokens", True), ("max_completion_tokens", True), ("max_tokens", 
 """How the answer's length is limited, and whether its schema is demanded: servers differ."""
 _UNKNOWN_FORM = {400, 422}
 _TRANSIENT = {408, 425, 429}
-_FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
-# What a model that thinks aloud has thought.
+# What a model that thinks aloud has thought; and where others put what they say.
 _END_OF_THOUGHT = "</think>"
+_FENCE = "```"
 
 
 class LanguageModelFailed(Exception):
@@ -157,9 +156,10 @@ def _read(content: bytes, answer: type[AnswerT]) -> AnswerT:
         text = choice.message.content
         if choice.message.refusal or choice.finish_reason == "content_filter" or text is None:
             raise LanguageModelFailed("The language model refused to answer.")
-        text = text.rpartition(_END_OF_THOUGHT)[2]
-        fenced = _FENCED.fullmatch(text)
-        return answer.model_validate_json(fenced[1] if fenced else text)
+        text = text.rpartition(_END_OF_THOUGHT)[2].strip()
+        if text.startswith(_FENCE):
+            text = text.removeprefix(_FENCE).removeprefix("json").removesuffix(_FENCE)
+        return answer.model_validate_json(text)
     except ValidationError:
         message = "The language model's answer is not what was asked for."
         raise LanguageModelFailed(message) from None

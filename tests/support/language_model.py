@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +88,8 @@ class LanguageServer:
     url: str = ""
     answer: Callable[[dict[str, Any]], Response] = well
     hangs: bool = False
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens while it writes."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
@@ -105,15 +107,15 @@ class LanguageServer:
             while not await request.is_disconnected():  # noqa: ASYNC110 - as the server sees it
                 await asyncio.sleep(0.01)
             return
+        if self.meanwhile is not None:
+            await self.meanwhile()
         await self.answer(body)(scope, receive, send)
 
 
 @asynccontextmanager
-async def language_server(
-    server: LanguageServer | None = None,
-) -> AsyncIterator[LanguageServer]:
+async def language_server() -> AsyncIterator[LanguageServer]:
     """Serve it until the block ends."""
-    server = server or LanguageServer()
+    server = LanguageServer()
     async with serving(server) as served:
         server.url = f"{served.url}/v1"
         yield server

@@ -130,6 +130,7 @@ FINAL = {
     "too much": (says("a" * 1501), WRONG),
     "half a character": (writes('{"summary": "\\ud800", "topics": []}'), WRONG),
     "nested without end": (writes("[" * 200_000), WRONG),
+    "a fence and nothing": (writes("```" + " " * 900_000), WRONG),
     "no choice": (lambda _: Response('{"choices": []}'), WRONG),
     "no completion": (lambda _: Response("<html>"), WRONG),
     "a passage that is not there": (

@@ -1,7 +1,6 @@
 """A summary whose job was taken over, or whose subject is gone."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import uuid4
 
 import pytest
@@ -78,12 +77,21 @@ async def test_what_is_kept_names_who_has_written_it(
     assert document.revision == 2
 
 
-async def test_a_job_that_was_taken_over_writes_nothing(
+def change(backends: Backends, statement: str) -> Callable[[], Awaitable[None]]:
+    """Return what runs the statement."""
+
+    async def run() -> None:
+        async with backends.sessions.begin() as session:
+            await session.execute(text(statement))
+
+    return run
+
+
+async def test_a_job_that_is_taken_over_while_the_model_writes_changes_nothing(
     backends: Backends, server: LanguageServer
 ) -> None:
     lease = await claim(backends)
-    async with backends.sessions.begin() as session:
-        await session.execute(text("UPDATE jobs SET lease_token = gen_random_uuid()"))
+    server.meanwhile = change(backends, "UPDATE jobs SET lease_token = gen_random_uuid()")
     with pytest.raises(LeaseLost):
         await summaries(backends, server).run(lease)
     document = await document_of(backends, lease)
@@ -102,18 +110,11 @@ async def test_a_subject_that_is_gone_is_asked_of_nobody(
 
 
 async def test_a_subject_that_goes_while_the_model_writes_ends_the_job(
-    backends: Backends, server: LanguageServer, settings: Settings
+    backends: Backends, server: LanguageServer
 ) -> None:
     lease = await claim(backends)
-
-    class Goes(LanguageServer):
-        async def __call__(self, *connection: Any) -> None:
-            async with backends.sessions.begin() as session:
-                await session.execute(text("DELETE FROM documents"))
-            await super().__call__(*connection)
-
-    async with language_server(Goes()) as server:
-        assert await summaries(backends, server).run(lease) == JobState.DONE
+    server.meanwhile = change(backends, "DELETE FROM documents")
+    assert await summaries(backends, server).run(lease) == JobState.DONE
     assert len(server.asked) == 1
 
 
