@@ -135,7 +135,7 @@ async def test_a_model_sums_up_lectures_and_documents(
         jobs = [("index", "done", 0, None), ("summarize", "done", 0, None)]
         assert await ended_jobs(service, id_) == jobs
         found = await ada.run(LECTURE, id=lecture_id)
-        assert (found["summary"], found["summarySource"]) == ("Of a lecture: 0 to 0.", "MODEL")
+        assert (found["summary"], found["summarySource"]) == ("Passages 0 to 0.", "MODEL")
         assert found["transcription"]["revision"] > 1
         assert await topics_of(service, id_) == ["Topic 0"]
         assert await ben.run(LECTURE, id=lecture_id) is None
@@ -143,7 +143,8 @@ async def test_a_model_sums_up_lectures_and_documents(
         pdf = (await ada.upload(service.course, make_sample_pdf("Photosynthesis")))["document"]
         assert ("summarize", "done", 0, None) in await ended_jobs(service, pdf["id"])
         document = await ada.run(DOCUMENT, id=pdf["id"])
-        assert document["description"] == "Of a document: 0 to 2."
+        page = "Photosynthesis, page {}".format
+        assert document["description"] == " + ".join(map(page, (1, 2, 3)))
         assert document["descriptionSource"] == "MODEL"
         assert [body["model"] for body in server.asked] == [NAME, NAME]
 

@@ -26,11 +26,11 @@ def completion(content: str | None, **message: Any) -> Response:
 def well(body: dict[str, Any]) -> Response:
     """Sum up what is there, as it was asked for."""
     data = json.loads(body["messages"][1]["content"])
-    if "summaries" in data:
-        return completion(json.dumps({"summary": " + ".join(data["summaries"])}))
+    if "parts" in data:
+        return completion(json.dumps({"summary": " + ".join(data["parts"])[:1000]}))
     numbers = [each["number"] for each in data["passages"]]
     topics = [{"number": n, "topic": f"Topic {n}"} for n in numbers]
-    summary = f"Of {data['of']}: {numbers[0]} to {numbers[-1]}."
+    summary = f"Passages {numbers[0]} to {numbers[-1]}."
     return completion(json.dumps({"summary": summary, "topics": topics}))
 
 

@@ -14,7 +14,7 @@ from app.db.ledger import Lease
 from app.db.models import Document, DocumentPage, Transcription, TranscriptionChunk
 from app.domain import JobKind, JobState, SummarySource
 from app.llm.client import LanguageModel, LanguageModelFailed
-from app.llm.summaries import Summary, summarize, written_by
+from app.llm.summaries import Summary, summarize_document, summarize_lecture, written_by
 from app.services.kernel.jobs import JobHandler, Lane
 from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.kernel.text import readable
@@ -60,9 +60,9 @@ class Summaries(JobHandler):
             async with self._work.begin() as unit:
                 await ledger.finish(unit.session, lease)
             return JobState.DONE
-        kind = "a document" if passages.is_document else "a lecture"
+        summarize = summarize_document if passages.is_document else summarize_lecture
         try:
-            summary = await summarize(self._model, kind, passages.texts, self._most_tokens)
+            summary = await summarize(self._model, passages.texts, self._most_tokens)
             text = readable(summary.text)
             if text is None:
                 raise LanguageModelFailed("The language model's answer shows no text.")

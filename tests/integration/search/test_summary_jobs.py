@@ -72,7 +72,7 @@ async def test_what_is_kept_names_who_has_written_it(
     lease = await claim(backends)
     assert await summaries(backends, server).run(lease) == JobState.DONE
     document = await document_of(backends, lease)
-    assert document.description == "Of a document: 0 to 1."
+    assert document.description == " + ".join(PAGES)
     assert document.description_by == f"{NAME}, prompts 1"
     assert document.revision == 2
 
