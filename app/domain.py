@@ -87,6 +87,13 @@ class TranscriptionWarning(StrEnum):
     PARTIAL_AUDIO = "partial_audio"
 
 
+class SummarySource(StrEnum):
+    """Who wrote a summary."""
+
+    MODEL = "model"
+    EXTRACT = "extract"
+
+
 class TranscriptFormat(StrEnum):
     """The forms that a transcript is exported in."""
 
@@ -159,4 +166,5 @@ class JobKind(StrEnum):
     TRANSCRIBE = "transcribe"
     INDEX = "index"
     JUDGE_TOPICS = "judge_topics"
+    SUMMARIZE = "summarize"
     SWEEP = "sweep"

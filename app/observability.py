@@ -152,7 +152,12 @@ def redact(text: str, secrets: frozenset[str] = frozenset()) -> str:
 
 
 def _known_secrets(settings: Settings) -> frozenset[str]:
-    values = (settings.secret_key, settings.metrics_token, settings.s3_secret_access_key)
+    values = (
+        settings.secret_key,
+        settings.metrics_token,
+        settings.s3_secret_access_key,
+        settings.llm_api_key,
+    )
     return frozenset(v for v in values if v and len(v) >= _MIN_SECRET_CHARACTERS)
 
 

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     transcribe_concurrency: int = Field(default=1, ge=1, le=64)
     transcribe_timeout_seconds: float = Field(default=6 * 3600, gt=0, le=WEEK)
     max_user_transcriptions: int = Field(default=3, ge=1, le=1000)
+    llm_base_url: str | None = None
+    llm_model: str | None = None
+    llm_api_key: str | None = Field(default=None, pattern=r"^[!-~]+$", repr=False)
+    llm_timeout_seconds: float = Field(default=120, gt=0, le=3600)
+    llm_max_tokens: int = Field(default=60_000, ge=4000)
     auto_transcribe: bool = False
     rate_limit_transcriptions: str | None = None
     rate_limit_previews: str | None = "30/minute"
@@ -176,7 +181,7 @@ class Settings(BaseSettings):
     def _storage(cls, value: str | None) -> str | None:
         return checked_storage_url(value) if value else value
 
-    @field_validator("auth_issuer", "auth_jwks_url", "s3_endpoint_url")
+    @field_validator("auth_issuer", "auth_jwks_url", "s3_endpoint_url", "llm_base_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "")
@@ -247,6 +252,12 @@ class Settings(BaseSettings):
     def _persisted_needs(self) -> "Settings":
         if self.persisted_only and self.persisted_documents is None:
             raise ValueError("PERSISTED_ONLY: needs PERSISTED_DOCUMENTS")
+        return self
+
+    @model_validator(mode="after")
+    def _llm_needs(self) -> "Settings":
+        if self.llm_base_url and not self.llm_model:
+            raise ValueError("LLM_MODEL: must be named where LLM_BASE_URL is")
         return self
 
     @model_validator(mode="after")

@@ -23,12 +23,14 @@ from app.jobs.runner import (
     JobRunner,
 )
 from app.jobs.worker import RingWorker
+from app.llm.client import LanguageModel
 from app.observability import configure_logging
 from app.services.documents.page_counts import PageCounts
 from app.services.kernel.jobs import JobHandler
 from app.services.kernel.unit_of_work import Work
 from app.services.lectures.download import LectureDownloads
 from app.services.search.index import Indexing
+from app.services.search.summarize import Summaries
 from app.services.topics.judge_job import TopicJudgements
 from app.services.transcripts.arrival import Arrival
 from app.services.transcripts.transcribe import Transcriptions
@@ -64,12 +66,19 @@ def make_handlers(backends: Backends) -> list[JobHandler]:
         keeps_audio=settings.audio_retention == "keep",
     )
     pages = PageCounts(backends.work, backends.storage, backends.scratch, count_pages)
+    language_model = LanguageModel.from_settings(settings)
     indexing = Indexing(
-        backends.work, backends.storage, backends.scratch, backends.embedder, page_texts
+        backends.work,
+        backends.storage,
+        backends.scratch,
+        backends.embedder,
+        page_texts,
+        language_model,
     )
     topics = TopicJudgements(backends.work, backends.embedder, settings.topic_threshold)
+    summaries = Summaries(backends.work, language_model, settings.llm_max_tokens)
     sweep = Sweep(backends.work, backends.storage, settings.sweep_grace_seconds)
-    return [downloads, transcriptions, pages, indexing, topics, sweep]
+    return [downloads, transcriptions, pages, indexing, topics, summaries, sweep]
 
 
 @asynccontextmanager

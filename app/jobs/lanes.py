@@ -15,7 +15,8 @@ def lanes_of(
 ) -> list[Slots]:
     """Return each lane's handlers and slots; raise ValueError where a kind has no handler.
 
-    A worker that has no model never claims a transcription.
+    A worker that has no model never claims a transcription, nor one without a language model a
+    summary.
     """
     missing = set(JobKind) - {handler.kind for handler in handlers}
     if missing:
@@ -29,5 +30,6 @@ def lanes_of(
         slots(Lane.DOWNLOADS, settings.worker_concurrency),
         slots(Lane.TRANSCRIPTIONS, transcriptions, settings.max_user_transcriptions),
         slots(Lane.INDEXING, 1),  # The embedder has one thread.
+        slots(Lane.SUMMARIES, 0 if settings.llm_base_url is None else 1),
         slots(Lane.LIGHT, LIGHT_SLOTS),
     ]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import strawberry
 
-from app.domain import DocumentStatus, EventKind
+from app.domain import DocumentStatus, EventKind, SummarySource
 from app.schema.courses import Course
 from app.schema.kernel.errors import InvalidInputError, NotFoundError, RateLimitedError
 from app.schema.kernel.files import (
@@ -69,7 +69,12 @@ class Document(Node):
     has_text: bool | None = strawberry.field(
         description="Whether any page has text; null until it was looked at."
     )
-    description: str | None = strawberry.field(description="What it is about; null: not told.")
+    description: str | None = strawberry.field(
+        description="What it is about, by a language model, where there is one; null: not told."
+    )
+    description_source: SummarySource | None = strawberry.field(
+        description="Who wrote the description; null where there is none."
+    )
     status: DocumentStatus = strawberry.field(description="Where it stands.")
     file_url: str = strawberry.field(
         description="Path on this service that streams the file, for users linked to it and admins."
@@ -104,6 +109,7 @@ class Document(Node):
             page_count=row.page_count,
             has_text=row.has_text,
             description=row.description,
+            description_source=row.description_source,
             status=row.status,
             file_url=f"/api/documents/{row.id}/file",
             revision=row.revision,

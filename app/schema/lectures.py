@@ -14,6 +14,7 @@ from app.domain import (
     LectureFailure,
     LectureSource,
     LectureStatus,
+    SummarySource,
 )
 from app.errors import IngestFailed
 from app.schema.courses import Course
@@ -92,10 +93,24 @@ class DownloadProgress:
     percent: float | None = strawberry.field(description="0 to 100; null while totalBytes is.")
 
 
-async def _transcription(root: "Lecture", info: Asked) -> Transcription | None:
+async def _current(root: "Lecture", info: Asked) -> models.Transcription | None:
     rows = await info.context.loaders.transcriptions.load(UUID(root.id))
-    current = next((row for row in rows if row.is_current), None)
+    return next((row for row in rows if row.is_current), None)
+
+
+async def _transcription(root: "Lecture", info: Asked) -> Transcription | None:
+    current = await _current(root, info)
     return None if current is None else Transcription.from_model(current, info.context)
+
+
+async def _summary(root: "Lecture", info: Asked) -> str | None:
+    current = await _current(root, info)
+    return None if current is None else current.summary
+
+
+async def _summary_source(root: "Lecture", info: Asked) -> SummarySource | None:
+    current = await _current(root, info)
+    return None if current is None else current.summary_source
 
 
 async def _transcriptions(root: "Lecture", info: Asked) -> list[Transcription]:
@@ -213,6 +228,14 @@ class Lecture(Node):
     )
     transcriptions: list[Transcription] = strawberry.field(
         resolver=_transcriptions, description="All of them, newest first."
+    )
+    summary: str | None = strawberry.field(
+        resolver=_summary,
+        description="Of the current transcription; null until it is indexed, and where there is "
+        "nothing to sum it up with.",
+    )
+    summary_source: SummarySource | None = strawberry.field(
+        resolver=_summary_source, description="Who wrote the summary; null where there is none."
     )
 
     @classmethod

@@ -89,7 +89,7 @@ FIELDS = {
     "Lecture": "id courseId course panoptoSessionId panoptoUrl title durationSeconds status failure"
     " errorMessage progress revision attempt nextAttemptAt startedAt completedAt createdAt"
     " updatedAt viewerCanRetry viewerCanCancel transcription transcriptions source platform"
-    " filename audioBytes audioUrl signedAudio openUrl",
+    " summary summarySource filename audioBytes audioUrl signedAudio openUrl",
     "Transcription": "id lecture status failure errorMessage source model language isLanguageForced"
     " averageConfidence processingSeconds warnings percent isCurrent revision text segments chunks"
     " export topics createdAt updatedAt completedAt",
@@ -100,7 +100,7 @@ FIELDS = {
     " keywords topicSummary",
     "TranscriptionModel": "name isDefault languages",
     "Document": "id courseId course filename mimeType sizeBytes pageCount hasText description"
-    " status fileUrl signedFile signedFileUrl revision createdAt updatedAt",
+    " descriptionSource status fileUrl signedFile signedFileUrl revision createdAt updatedAt",
     "LectureHit": "score text highlights lecture startSeconds endSeconds openUrl",
     "DocumentHit": "score text highlights document page",
     "TextRange": "start end",

@@ -15,6 +15,7 @@ from app.settings import Settings, load_settings
 
 TOKEN = jwt.encode({"sub": "ada"}, "k" * 32, "HS256")
 SECRET = "a-very-secret-key"
+KEY = "key-of-a-language-model"
 
 
 @pytest.fixture(autouse=True)
@@ -87,11 +88,11 @@ def lines(text: str) -> list[dict[str, object]]:
 def test_production_logs_are_json_without_secrets(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    configure_logging(production())
+    configure_logging(production(llm_api_key=KEY))
     log = structlog.get_logger("app.test")
     with structlog.contextvars.bound_contextvars(request_id="r1"):
         log.info("one", path="/api/documents/1/file", token="abc", headers={"Cookie": "x=y"})
-        log.warning("two", urls=[f"https://x/?t={TOKEN}"], where=tmp_path, said=f"key {SECRET}")
+        log.warning("two", urls=[f"https://x/?t={TOKEN}"], where=tmp_path, said=f"{SECRET} {KEY}")
         try:
             (tmp_path / "missing").read_bytes()
         except OSError:
@@ -109,7 +110,7 @@ def test_production_logs_are_json_without_secrets(
     assert "FileNotFoundError" in str(third["exception"])
     assert "line " in str(third["exception"])
     assert fourth["event"] == "four [redacted]"
-    for secret in (TOKEN, SECRET, str(tmp_path), str(Path(__file__).parent)):
+    for secret in (TOKEN, SECRET, KEY, str(tmp_path), str(Path(__file__).parent)):
         assert secret not in written
 
 

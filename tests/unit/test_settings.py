@@ -44,6 +44,10 @@ WRONG = [
     ("PANOPTO_HOSTS", "https://panopto.example.org/"),
     ("RATE_LIMIT_DOWNLOADS", "60"),
     ("RATE_LIMIT_UPLOADS", "0/hour"),
+    ("LLM_BASE_URL", "localhost:11434"),
+    ("LLM_API_KEY", "two\nlines"),
+    ("LLM_TIMEOUT_SECONDS", "0"),
+    ("LLM_MAX_TOKENS", "10"),
 ]
 
 PRODUCTION = {
@@ -71,6 +75,17 @@ def test_a_wrong_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
     assert "hush" not in caught.value.message
+
+
+def test_a_language_model_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_BASE_URL", "http://localhost:11434/v1")
+    with pytest.raises(ConfigurationError, match=r"^LLM_MODEL"):
+        load_settings()
+    monkeypatch.setenv("LLM_MODEL", "qwen3:8b")
+    monkeypatch.setenv("LLM_API_KEY", "sk-secret")
+    settings = load_settings()
+    assert (settings.llm_model, settings.llm_api_key) == ("qwen3:8b", "sk-secret")
+    assert "sk-secret" not in repr(settings)
 
 
 def test_an_empty_value_is_the_same_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.models.base import Base, linked_key, new_id, now
 from app.db.models.courses import Course
 from app.db.models.search import Indexed
-from app.domain import DocumentStatus
+from app.domain import DocumentStatus, SummarySource
 
 
 class Document(Indexed, Base):
@@ -39,6 +39,8 @@ class Document(Indexed, Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     page_count: Mapped[int | None]
     description: Mapped[str | None]
+    description_source: Mapped[SummarySource | None]
+    description_by: Mapped[str | None]
     has_text: Mapped[bool | None]
     status: Mapped[DocumentStatus] = mapped_column(server_default=DocumentStatus.UPLOADED.value)
     revision: Mapped[int] = mapped_column(server_default=text("1"))

@@ -17,7 +17,12 @@ from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from app.db.models.base import Base, linked_key, new_id, now
 from app.db.models.search import Indexed
-from app.domain import TranscriptionFailure, TranscriptionSource, TranscriptionStatus
+from app.domain import (
+    SummarySource,
+    TranscriptionFailure,
+    TranscriptionSource,
+    TranscriptionStatus,
+)
 
 
 class Transcription(Indexed, Base):
@@ -25,6 +30,7 @@ class Transcription(Indexed, Base):
 
     ``progress`` is in percent.  ``duration_seconds`` is the audio's, known once it was opened;
     ``language`` is then known too, unless nobody speaks.  The text is in the payload in storage.
+    ``summary_by`` is what its model is called and the version of the prompts, null for an extract.
     """
 
     __tablename__ = "transcriptions"
@@ -42,6 +48,7 @@ class Transcription(Indexed, Base):
         CheckConstraint("(status = 'completed') = (storage_key IS NOT NULL)", name="payload"),
         CheckConstraint("is_language_forced = (forced_language IS NOT NULL)", name="forced"),
         CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+        CheckConstraint("(summary IS NULL) = (summary_source IS NULL)", name="summary"),
         {"postgresql_with": {"fillfactor": 80}},
     )
 
@@ -66,6 +73,9 @@ class Transcription(Indexed, Base):
     duration_seconds: Mapped[float | None] = mapped_column(Float(53))
     storage_key: Mapped[str | None]
     text_length: Mapped[int | None]
+    summary: Mapped[str | None]
+    summary_source: Mapped[SummarySource | None]
+    summary_by: Mapped[str | None]
     revision: Mapped[int] = mapped_column(server_default=text("1"))
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import strawberry
 
-from app.domain import EventKind
+from app.domain import EventKind, SummarySource
 from app.services.kernel.keyset import Linked, Page
 
 Shape = TypeVar("Shape")
@@ -36,6 +36,12 @@ expose_enum(
     LINKED="The viewer has it now.",
     CHANGED="It is another than it was.",
     REMOVED="The viewer has it no more: unlinked, or deleted.",
+)
+expose_enum(
+    SummarySource,
+    "Who wrote a summary.",
+    MODEL="A language model that the service is configured for.",
+    EXTRACT="The lecture itself: these are its most central sentences.",
 )
 
 

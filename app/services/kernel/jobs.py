@@ -20,6 +20,7 @@ class Lane(StrEnum):
     DOWNLOADS = "downloads"
     TRANSCRIPTIONS = "transcriptions"
     INDEXING = "indexing"
+    SUMMARIES = "summaries"
     LIGHT = "light"
 
 

@@ -21,11 +21,13 @@ from app.db.ledger import Lease
 from app.db.models import Document, DocumentPage, Transcription, TranscriptionChunk
 from app.db.outages import is_outage
 from app.db.vectors import extensions
-from app.domain import JobKind, JobState, TranscriptionStatus
+from app.domain import JobKind, JobState, SummarySource, TranscriptionStatus
 from app.embedder.embedder import Embedder, EmbedderFailed
 from app.embedder.keywords import keywords
 from app.errors import LeaseLost, StorageError
 from app.ingest.sandbox.run import ChildKilled
+from app.llm.client import LanguageModel
+from app.passages.central import central_sentences
 from app.passages.pages import split_page
 from app.passages.windows import windows
 from app.services.kernel.jobs import JobHandler, Lane, open_topic_job
@@ -34,6 +36,7 @@ from app.services.kernel.retry_policy import MAX_ATTEMPTS, backoff
 from app.services.kernel.unit_of_work import Work
 from app.services.search.languages import config_of_language, config_of_text
 from app.services.search.sentences import pack, places
+from app.services.search.summarize import open_summary_job
 from app.services.transcripts.payload import load
 from app.services.transcripts.request import wake
 from app.storage.protocol import LocalFiles, ObjectStore
@@ -64,10 +67,14 @@ _PAGE_VECTORS = text(
 
 @dataclass(frozen=True, slots=True)
 class _Chunks:
-    """What is put in the place of a subject's chunks: rows, and a vector for each, if any."""
+    """What is put in the place of a subject's chunks: rows, and a vector for each, if any.
+
+    ``extract`` are the most central sentences of what was said.
+    """
 
     rows: list[dict[str, Any]]
     vectors: "Vectors | None"
+    extract: str | None = None
 
     @property
     def text(self) -> str:
@@ -87,12 +94,14 @@ class Indexing(JobHandler):
         scratch: LocalFiles,
         embedder: Embedder | None,
         page_texts: PageTexts,
+        language_model: LanguageModel | None = None,
     ) -> None:
         super().__init__(work)
         self._storage = storage
         self._scratch = scratch
         self._embedder = embedder
         self._page_texts = page_texts
+        self._language_model = language_model
 
     async def run(self, lease: Lease) -> str:
         """Index the subject; what is gone or not COMPLETED needs nothing."""
@@ -142,11 +151,13 @@ class Indexing(JobHandler):
             return _Chunks(rows, None)
         parts = {each.start_character: each.text for window in found for each in window.sentences}
         order = {start: number for number, start in enumerate(parts)}
-        kept = await embedder.embed(list(parts.values()))
+        spoken = list(parts.values())
+        kept = await embedder.embed(spoken)
+        extract = " ".join(spoken[number] for number in central_sentences(spoken, kept))
         for made, window in zip(rows, found, strict=True):
             numbers = [order[each.start_character] for each in window.sentences]
             made["sentence_vectors"] = pack(kept[numbers])
-        return _Chunks(rows, vectors)
+        return _Chunks(rows, vectors, extract or None)
 
     async def _chunks_of_document(
         self, row: Document, lease: Lease, embedder: Embedder | None
@@ -176,9 +187,18 @@ class Indexing(JobHandler):
                 raise LeaseLost
             config = await config_of_language(session, read.language)
             old = TranscriptionChunk.transcription_id == row.id
+            # What a language model has said of a chunk holds for the same text.
+            told = select(TranscriptionChunk.text, TranscriptionChunk.topic_summary).where(old)
+            topics = dict((await session.execute(told)).all())
+            for made in chunks.rows:
+                made["topic_summary"] = topics.get(made["text"])
             await session.execute(delete(TranscriptionChunk).where(old))
             await _insert(session, TranscriptionChunk, chunks, config, _TRANSCRIPTION_VECTORS)
             _mark(row, chunks, config, embedder)
+            if row.summary_source is not SummarySource.MODEL:
+                row.summary = chunks.extract
+                row.summary_source = SummarySource.EXTRACT if chunks.extract else None
+            await open_summary_job(unit, row, self._language_model)
             await session.flush()
             await wake(unit, row)
             if embedder is not None:
@@ -199,6 +219,7 @@ class Indexing(JobHandler):
             await _insert(session, DocumentPage, chunks, config, _PAGE_VECTORS)
             _mark(row, chunks, config, embedder)
             row.has_text = bool(chunks.rows)
+            await open_summary_job(unit, row, self._language_model)
             await session.flush()
             await unit.wake_document(row.id)
             await ledger.finish(session, lease)
