@@ -18,8 +18,9 @@ from app.db.ledger import Lease
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
 from app.services.kernel.jobs import JobHandler
+from app.services.kernel.links import Shared
 from app.services.kernel.objects import delete_objects
-from app.services.kernel.stored import Shared, Stored
+from app.services.kernel.stored import Stored
 from app.services.kernel.unit_of_work import Work
 from app.services.upkeep.inventory import is_pointed_at, stored_items
 from app.services.upkeep.registry import STORED
@@ -78,7 +79,7 @@ class Sweep(JobHandler):
         for stored in STORED:
             if stored.shared is None:
                 continue
-            table, alone = stored.table, ~exists().where(stored.shared.link == stored.table.id)
+            table, alone = stored.table, ~exists().where(stored.shared.linked_id == stored.table.id)
             old = select(table.id).where(alone, table.updated_at < func.now() - self._grace)
             async with self._work.sessions() as session:
                 ids = (await session.scalars(old.limit(_MAX_ITEMS))).all()
@@ -91,7 +92,9 @@ class Sweep(JobHandler):
         async with self._work.begin() as unit:
             row = await unit.session.get(stored.table, id_, with_for_update=True)
             # Looked at again under the lock: a link may have come since.
-            if row and not await unit.session.scalar(select(exists().where(shared.link == id_))):
+            if row and not await unit.session.scalar(
+                select(exists().where(shared.linked_id == id_))
+            ):
                 keys = await shared.remove(unit, [row])
                 log.info(f"swept_{stored.name}", id=str(id_))
         await delete_objects(self._storage, keys)
