@@ -78,12 +78,9 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
     async with closing_in_time(CLOSE_SECONDS) as stack:
         engine = make_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
-        storage = open_storage(settings)
-        stack.push_async_callback(storage.close)
-        await _require_folder(storage, settings)
+        storage = await _open_storage(settings, stack)
         scratch = open_scratch(settings, storage)
-        if scratch is not storage:
-            stack.push_async_callback(scratch.close)
+        stack.push_async_callback(scratch.close)  # A second time, where it is the storage.
         wakeups = await stack.enter_async_context(Wakeups(settings.redis_url))
         queue = open_ring_queue(settings.redis_url)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
@@ -140,16 +137,19 @@ async def closing_in_time(seconds: float) -> AsyncIterator[AsyncExitStack]:
                     break
 
 
-async def _require_folder(storage: ObjectStore, settings: Settings) -> None:
+async def _open_storage(settings: Settings, stack: AsyncExitStack) -> ObjectStore:
     """Refuse a folder that cannot be used; one that is full, or a bucket, may come back."""
+    storage = open_storage(settings)
+    stack.push_async_callback(storage.close)
     if not settings.resolved_storage_url.startswith("file:"):
-        return
+        return storage
     try:
         await storage.check()
     except StorageError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in _WRONG_FOLDER:
             log.warning("storage_unusable", reason=error.message)
-            return
-        name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
-        raise ConfigurationError(f"{name}: the storage folder cannot be used") from error
+        else:
+            name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
+            raise ConfigurationError(f"{name}: the storage folder cannot be used") from error
+    return storage

@@ -100,18 +100,19 @@ class Sweep(JobHandler):
         await delete_objects(self._storage, keys)
 
     async def _stored(self) -> None:
+        """Sweep the objects; log the rows without one: only an operator knows what to do there."""
         seen = await self._objects.run()
-        if seen is not None:
-            await self._report_missing(seen)
-
-    async def _report_missing(self, seen: set[str]) -> None:
-        """Log the rows that point at nothing; only an operator knows what to do about them."""
+        if seen is None:
+            return
         async with self._work.sessions() as session:
             missing = [item.key async for item in stored_items(session) if item.key not in seen]
         for key in missing:
             with going_on("object_not_looked_at", key=key):
-                if not await self._exists(key) and await self._is_pointed_at(key):
-                    log.error("row_without_object", key=key)
+                if await self._exists(key):
+                    continue
+                async with self._work.sessions() as session:
+                    if await is_pointed_at(session, key):
+                        log.error("row_without_object", key=key)
 
     async def _exists(self, key: str) -> bool:
         try:
@@ -119,7 +120,3 @@ class Sweep(JobHandler):
         except ObjectNotFound:
             return False
         return True
-
-    async def _is_pointed_at(self, key: str) -> bool:
-        async with self._work.sessions() as session:
-            return await is_pointed_at(session, key)
