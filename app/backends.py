@@ -5,6 +5,7 @@ import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -70,8 +71,7 @@ class Backends:
 async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
     """Open the backends; on leaving, announce what has committed and close them in reverse.
 
-    None of them has to answer, be it at the start or at the end: a server that hangs, or a full
-    storage, keeps no process from either.
+    Neither waits for one that hangs, or for a storage that is full.
     """
     if settings.database_url is None or settings.redis_url is None:
         raise ConfigurationError("DATABASE_URL and REDIS_URL: both must be known here")
@@ -79,18 +79,15 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         engine = make_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
         storage = await _open_storage(settings, stack)
-        scratch = open_scratch(settings, storage)
-        stack.push_async_callback(scratch.close)  # A second time, where it is the storage.
+        # Closed a second time, where it is the storage.
+        scratch = _closed_by(stack, open_scratch(settings, storage))
         wakeups = await stack.enter_async_context(Wakeups(settings.redis_url))
         queue = open_ring_queue(settings.redis_url)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         sessions = make_sessions(engine)
         work = Work(make_locking_sessions(engine), ArqDoorbell(queue, wakeups), wakeups)
         stack.push_async_callback(work.drain)
-        requests = RequestCounter.from_settings(settings)
-        stack.push_async_callback(requests.close)
-        downloader = MediaDownloader.from_settings(settings)
-        stack.push_async_callback(downloader.close)
+        downloader = _closed_by(stack, MediaDownloader.from_settings(settings))
         embedder = make_embedder(settings)
         if embedder is not None:
             stack.callback(embedder.close)
@@ -105,7 +102,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
             wakeups,
             queue,
             work,
-            requests,
+            _closed_by(stack, RequestCounter.from_settings(settings)),
             make_transcriber(settings),
             embedder,
             downloader,
@@ -137,10 +134,21 @@ async def closing_in_time(seconds: float) -> AsyncIterator[AsyncExitStack]:
                     break
 
 
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+Kept = TypeVar("Kept", bound=_Closable)
+
+
+def _closed_by(stack: AsyncExitStack, opened: Kept) -> Kept:
+    stack.push_async_callback(opened.close)
+    return opened
+
+
 async def _open_storage(settings: Settings, stack: AsyncExitStack) -> ObjectStore:
     """Refuse a folder that cannot be used; one that is full, or a bucket, may come back."""
-    storage = open_storage(settings)
-    stack.push_async_callback(storage.close)
+    storage = _closed_by(stack, open_storage(settings))
     if not settings.resolved_storage_url.startswith("file:"):
         return storage
     try:
