@@ -13,7 +13,7 @@ ASSETS := .assets/.installed
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-fault check bench lock clean
+.PHONY: help install demo run test test-fault coverage check bench lock clean
 
 help:  ## print this list
 	@sed -n 's|^\([a-z-]*\):.*## |  make \1: |p' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ test: install  ## every test
 
 test-fault: install  ## the tests that kill, pause and restart
 	$(BIN)/python -m pytest tests/fault tests/clients -s -m ""
+
+coverage: install  ## every test, and which lines and branches of app none of them goes through
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: install  ## lint, types, import contracts, schema and migrations drift
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -5,6 +5,7 @@ import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -70,30 +71,23 @@ class Backends:
 async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
     """Open the backends; on leaving, announce what has committed and close them in reverse.
 
-    None of them has to answer, be it at the start or at the end: a server that hangs, or a full
-    storage, keeps no process from either.
+    Neither waits for one that hangs, or for a storage that is full.
     """
     if settings.database_url is None or settings.redis_url is None:
         raise ConfigurationError("DATABASE_URL and REDIS_URL: both must be known here")
     async with closing_in_time(CLOSE_SECONDS) as stack:
         engine = make_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
-        storage = open_storage(settings)
-        stack.push_async_callback(storage.close)
-        await _require_folder(storage, settings)
-        scratch = open_scratch(settings, storage)
-        if scratch is not storage:
-            stack.push_async_callback(scratch.close)
+        storage = await _open_storage(settings, stack)
+        # Closed a second time, where it is the storage.
+        scratch = _closed_by(stack, open_scratch(settings, storage))
         wakeups = await stack.enter_async_context(Wakeups(settings.redis_url))
         queue = open_ring_queue(settings.redis_url)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         sessions = make_sessions(engine)
         work = Work(make_locking_sessions(engine), ArqDoorbell(queue, wakeups), wakeups)
         stack.push_async_callback(work.drain)
-        requests = RequestCounter.from_settings(settings)
-        stack.push_async_callback(requests.close)
-        downloader = MediaDownloader.from_settings(settings)
-        stack.push_async_callback(downloader.close)
+        downloader = _closed_by(stack, MediaDownloader.from_settings(settings))
         embedder = await stack.enter_async_context(open_embedder(settings))
         announce_start()
         yield Backends(
@@ -106,7 +100,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
             wakeups,
             queue,
             work,
-            requests,
+            _closed_by(stack, RequestCounter.from_settings(settings)),
             make_transcriber(settings),
             embedder,
             downloader,
@@ -138,16 +132,30 @@ async def closing_in_time(seconds: float) -> AsyncIterator[AsyncExitStack]:
                     break
 
 
-async def _require_folder(storage: ObjectStore, settings: Settings) -> None:
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+Kept = TypeVar("Kept", bound=_Closable)
+
+
+def _closed_by(stack: AsyncExitStack, opened: Kept) -> Kept:
+    stack.push_async_callback(opened.close)
+    return opened
+
+
+async def _open_storage(settings: Settings, stack: AsyncExitStack) -> ObjectStore:
     """Refuse a folder that cannot be used; one that is full, or a bucket, may come back."""
+    storage = _closed_by(stack, open_storage(settings))
     if not settings.resolved_storage_url.startswith("file:"):
-        return
+        return storage
     try:
         await storage.check()
     except StorageError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in _WRONG_FOLDER:
             log.warning("storage_unusable", reason=error.message)
-            return
-        name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
-        raise ConfigurationError(f"{name}: the storage folder cannot be used") from error
+        else:
+            name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
+            raise ConfigurationError(f"{name}: the storage folder cannot be used") from error
+    return storage

@@ -76,13 +76,24 @@ def configure_logging(settings: Settings) -> None:
     cookies, query strings, credentials or absolute paths are taken out, as are the settings' own
     secrets.
     """
+    values = (
+        settings.secret_key,
+        settings.metrics_token,
+        settings.s3_secret_access_key,
+        settings.llm_api_key,
+    )
+    secrets = frozenset(v for v in values if v and len(v) >= _MIN_SECRET_CHARACTERS)
+
+    def redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        return {name: _redact_value(name, value, secrets) for name, value in event.items()}
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         _add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        _redactor(_known_secrets(settings)),
+        redact_event,
     ]
     renderer: Processor = _render_line
     if settings.production:
@@ -149,23 +160,6 @@ def redact(text: str, secrets: frozenset[str] = frozenset()) -> str:
     """Return the text without tokens, cookies, query strings, credentials and absolute paths."""
     clean = _redact_secrets(text, secrets)
     return _FILE_PATH.sub("…/", _FRAME.sub("", clean)) if "/" in clean else clean
-
-
-def _known_secrets(settings: Settings) -> frozenset[str]:
-    values = (
-        settings.secret_key,
-        settings.metrics_token,
-        settings.s3_secret_access_key,
-        settings.llm_api_key,
-    )
-    return frozenset(v for v in values if v and len(v) >= _MIN_SECRET_CHARACTERS)
-
-
-def _redactor(secrets: frozenset[str]) -> Processor:
-    def redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        return {name: _redact_value(name, value, secrets) for name, value in event.items()}
-
-    return redact_event
 
 
 def _redact_value(name: str, value: Any, secrets: frozenset[str]) -> Any:

@@ -203,10 +203,10 @@ def _usable_key(entry: dict[str, Any]) -> VerificationKey | None:
         public_key = jwt.PyJWK(members, algorithm).key
     except (jwt.PyJWTError, KeyError, ValueError, TypeError, ArithmeticError):
         return None
-    return VerificationKey(algorithm, public_key) if _is_strong(public_key) else None
-
-
-def _is_strong(key: Any) -> bool:
-    if isinstance(key, RSAPublicKey):
-        return key.key_size >= _MIN_RSA_BITS
-    return isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1"
+    if isinstance(public_key, RSAPublicKey):
+        is_strong = public_key.key_size >= _MIN_RSA_BITS
+    else:
+        is_strong = (
+            isinstance(public_key, EllipticCurvePublicKey) and public_key.curve.name == "secp256r1"
+        )
+    return VerificationKey(algorithm, public_key) if is_strong else None

@@ -14,7 +14,7 @@ import jwt
 import structlog
 
 from app.auth.issuer import ADMIN_SUBJECT, DEVELOPMENT_ISSUER, DevelopmentIssuer
-from app.auth.keys import JwksKeySource, KeySource, VerificationKey
+from app.auth.keys import JwksKeySource, KeySource
 from app.auth.viewer import Viewer, user_id
 from app.errors import Unauthenticated
 from app.settings import Settings
@@ -74,15 +74,19 @@ class TokenVerifier:
 
     async def verify(self, token: str) -> Viewer:
         """Return whose session it is; raise `Unauthenticated` for anything that is not in order."""
-        known = self._recall(token)
-        if known:
+        known, until = self._remembered.get(token, (None, 0.0))
+        if known and time.time() < until:
             return known
         try:
             viewer = self._viewer(await self._verified_claims(token))
         except _BROKEN_TOKEN as error:
             _log.info("token.refused", reason=type(error).__name__)
             raise Unauthenticated from None
-        self._remember(token, viewer)
+        if len(self._remembered) >= _REMEMBERED_TOKENS:
+            # Oldest first, as a dict keeps its order.
+            del self._remembered[next(iter(self._remembered))]
+        ends_at = viewer.expires_at + self._leeway_seconds
+        self._remembered[token] = viewer, min(ends_at, time.time() + _REMEMBERED_SECONDS)
         return viewer
 
     async def close(self) -> None:
@@ -92,7 +96,10 @@ class TokenVerifier:
     async def _verified_claims(self, token: str) -> Mapping[str, Any]:
         if len(token) > _MAX_TOKEN_CHARACTERS or not token.isascii():
             raise jwt.DecodeError
-        key = await self._key_for(jwt.get_unverified_header(token))
+        key_id = jwt.get_unverified_header(token).get("kid")
+        key = await self._keys.find(key_id) if isinstance(key_id, str) else None
+        if key is None:
+            raise jwt.InvalidKeyError
         return jwt.decode(
             token,
             key.public_key,
@@ -102,13 +109,6 @@ class TokenVerifier:
             options={"require": _REQUIRED, "verify_aud": False},
         )
 
-    async def _key_for(self, header: Mapping[str, Any]) -> VerificationKey:
-        key_id = header.get("kid")
-        key = await self._keys.find(key_id) if isinstance(key_id, str) else None
-        if key is None:
-            raise jwt.InvalidKeyError
-        return key
-
     def _viewer(self, claims: Mapping[str, Any]) -> Viewer:
         subject = claims["sub"]
         # Control characters and lone surrogates could not be stored as text.
@@ -116,27 +116,13 @@ class TokenVerifier:
             raise jwt.InvalidTokenError
         if not all(_is_time(claims[name]) for name in ("exp", "nbf", "iat")):
             raise jwt.DecodeError
-        if self._authorized_parties and not self._is_authorized(claims.get("azp")):
+        party = claims.get("azp")
+        parties = self._authorized_parties
+        if parties and party is not None and not (isinstance(party, str) and party in parties):
             raise jwt.InvalidAudienceError
         viewer_id = user_id(self._issuer, subject)
         is_admin = viewer_id in self._admin_ids or subject in self._admin_subjects
         return Viewer(viewer_id, self._issuer, subject, is_admin, float(claims["exp"]))
-
-    def _is_authorized(self, party: Any) -> bool:
-        return party is None or (isinstance(party, str) and party in self._authorized_parties)
-
-    def _recall(self, token: str) -> Viewer | None:
-        viewer, until = self._remembered.get(token, (None, 0.0))
-        return viewer if time.time() < until else None
-
-    def _remember(self, token: str, viewer: Viewer) -> None:
-        if len(self._remembered) >= _REMEMBERED_TOKENS:
-            # Oldest first, as a dict keeps its order.
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[token] = (
-            viewer,
-            min(viewer.expires_at + self._leeway_seconds, time.time() + _REMEMBERED_SECONDS),
-        )
 
 
 def _is_time(value: Any) -> bool:

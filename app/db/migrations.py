@@ -119,7 +119,16 @@ def _config() -> Config:
 def _drift(connection: Connection) -> list[str]:
     context = MigrationContext.configure(connection, opts=COMPARISON)
     differences = [_in_words(entry) for entry in compare_metadata(context, Base.metadata)]
-    return [*_revision_drift(context), *_enum_drift(connection), *differences]
+    # The labels of enum types, which Alembic leaves out.
+    stored = {e["name"]: e["labels"] for e in cast(PGInspector, inspect(connection)).get_enums()}
+    columns = (column for table in Base.metadata.tables.values() for column in table.columns)
+    wanted = {str(c.type.name): c.type.enums for c in columns if isinstance(c.type, Enum)}
+    labels = [
+        f"enum {name}: has {stored.get(name)}, models have {labels}"
+        for name, labels in wanted.items()
+        if stored.get(name) != labels
+    ]
+    return [*_revision_drift(context), *labels, *differences]
 
 
 def _revision_drift(context: MigrationContext) -> list[str]:
@@ -128,18 +137,6 @@ def _revision_drift(context: MigrationContext) -> list[str]:
     if set(current) == set(newest):
         return []
     return [f"revision: at {', '.join(current) or 'none'}, newest is {', '.join(newest)}"]
-
-
-def _enum_drift(connection: Connection) -> list[str]:
-    """Compare the labels of the enum types, which Alembic leaves out."""
-    stored = {e["name"]: e["labels"] for e in cast(PGInspector, inspect(connection)).get_enums()}
-    columns = (column for table in Base.metadata.tables.values() for column in table.columns)
-    wanted = {str(c.type.name): c.type.enums for c in columns if isinstance(c.type, Enum)}
-    return [
-        f"enum {name}: has {stored.get(name)}, models have {labels}"
-        for name, labels in wanted.items()
-        if stored.get(name) != labels
-    ]
 
 
 def _in_words(entry: Any) -> str:

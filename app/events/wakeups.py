@@ -17,7 +17,6 @@ from uuid import UUID
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 _log = structlog.get_logger(__name__)
@@ -91,7 +90,11 @@ class Bell:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_seconds):
                     await self._rung.wait()
-        return self._take()
+        ring = Ring(frozenset(self._subjects), self._resync)
+        self._subjects.clear()
+        self._resync = False
+        self._rung.clear()
+        return ring
 
     def ring(self, topic: str, subject_id: UUID) -> None:
         """Note that the subject changed."""
@@ -106,13 +109,6 @@ class Bell:
         self._subjects.clear()
         self._resync = True
         self._rung.set()
-
-    def _take(self) -> Ring:
-        ring = Ring(frozenset(self._subjects), self._resync)
-        self._subjects.clear()
-        self._resync = False
-        self._rung.clear()
-        return ring
 
 
 class Wakeups:
@@ -185,7 +181,10 @@ class Wakeups:
             yield bell
         finally:
             for name in names:
-                self._forget(name, bell)
+                bells = self._bells[name]
+                bells.discard(bell)
+                if not bells:
+                    del self._bells[name]
 
     async def publish(self, wakeups: Iterable[Wakeup]) -> None:
         """Ring the listeners of every process, this one included, within about a second.
@@ -198,24 +197,23 @@ class Wakeups:
             return
         try:
             async with asyncio.timeout(_PUBLISH_SECONDS):
-                await self._send_twice([_encode(wakeup) for wakeup in wakeups])
+                try:
+                    await self._send(wakeups)
+                except _BROKEN_LINE:
+                    # The pooled lines may all have died with the server.
+                    await self._publisher.connection_pool.disconnect(inuse_connections=False)
+                    await self._send(wakeups)
         except _BROKEN_LINE as error:
             _log.warning("wakeups.unsent", count=len(wakeups), reason=type(error).__name__)
             for wakeup in wakeups:
                 self._ring(wakeup)
 
-    async def _send_twice(self, messages: list[str]) -> None:
-        try:
-            await self._send(messages)
-        except _BROKEN_LINE:
-            # The pooled lines may all have died with the server.
-            await self._publisher.connection_pool.disconnect(inuse_connections=False)
-            await self._send(messages)
-
-    async def _send(self, messages: list[str]) -> None:
+    async def _send(self, wakeups: list[Wakeup]) -> None:
         async with self._publisher.pipeline(transaction=False) as pipeline:
-            for message in messages:
-                pipeline.publish(CHANNEL, message)
+            for wakeup in wakeups:
+                users = [str(user) for user in wakeup.user_ids]
+                message = {"topic": wakeup.topic, "id": str(wakeup.subject_id), "users": users}
+                pipeline.publish(CHANNEL, json.dumps(message))
             await pipeline.execute()
 
     async def _listen_for_ever(self) -> None:
@@ -239,22 +237,19 @@ class Wakeups:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await pubsub.subscribe(CHANNEL)
             try:
-                await self._receive(pubsub)
+                asked = False
+                while True:
+                    message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
+                    if message is not None:
+                        self._handle(message)
+                    elif asked:
+                        raise TimeoutError
+                    else:
+                        await pubsub.ping()
+                    asked = message is None
             finally:
                 # Closing hands the line back to be used again, and a broken one must not be.
                 await self._subscriber.connection_pool.disconnect()
-
-    async def _receive(self, pubsub: PubSub) -> None:
-        asked = False
-        while True:
-            message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
-            if message is None:
-                if asked:
-                    raise TimeoutError
-                await pubsub.ping()
-            asked = message is None
-            if message is not None:
-                self._handle(message)
 
     def _handle(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
@@ -285,17 +280,6 @@ class Wakeups:
     def _resync(self, bell: Bell) -> None:
         self._resyncing.discard(bell)
         bell.resync()
-
-    def _forget(self, name: str, bell: Bell) -> None:
-        bells = self._bells[name]
-        bells.discard(bell)
-        if not bells:
-            del self._bells[name]
-
-
-def _encode(wakeup: Wakeup) -> str:
-    users = [str(user) for user in wakeup.user_ids]
-    return json.dumps({"topic": wakeup.topic, "id": str(wakeup.subject_id), "users": users})
 
 
 def _decode(data: bytes | str) -> Wakeup | None:

@@ -108,6 +108,21 @@ def unknown_form() -> IngestFailed:
     return IngestFailed(LectureFailure.SOURCE_NOT_FOUND, message)
 
 
+def timed_out() -> IngestFailed:
+    """Return the failure of a source that does not answer."""
+    message = "The source did not answer in time."
+    return IngestFailed(LectureFailure.TIMEOUT, message, transient=True)
+
+
+def closed_meanwhile() -> IngestFailed:
+    """Return the failure of a source that asks for a login where it was open a moment ago.
+
+    A signed URL has run out, as a rule: the job will ask for another.
+    """
+    message = "The source closed while it was read."
+    return IngestFailed(LectureFailure.NETWORK, message, transient=True)
+
+
 def plain_body(response: httpx.Response, content: bytes, max_bytes: int) -> bytes:
     """Return the answer's content as it is meant, compressed though that was not asked for."""
     try:
@@ -132,9 +147,7 @@ def failure_of_status(response: httpx.Response) -> Refused:
 def failure_of_error(error: Exception) -> IngestFailed:
     """Return what an error of the connection means; the cause itself is for the log alone."""
     if isinstance(error, httpx.TimeoutException | httpcore.TimeoutException):
-        return IngestFailed(
-            LectureFailure.TIMEOUT, "The source did not answer in time.", transient=True
-        )
+        return timed_out()
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return IngestFailed(LectureFailure.NETWORK, "The source's certificate is not valid.")

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
+from uuid import UUID
 
 import strawberry
 
@@ -97,10 +98,11 @@ class DocumentMutations:
     async def unlink_document(self, info: Info, id: ItemId) -> UnlinkDocumentResult:
         """Remove the viewer's own link."""
         backends = info.context.app.backends
-        gone = await remove.unlink_document(
-            backends.work, backends.storage, info.context.viewer, parse_uuid(id)
+        wanted = parse_uuid(id)
+        (gone,) = await remove.unlink_documents(
+            backends.work, backends.storage, info.context.viewer, [wanted]
         )
-        return _unlinked(gone)
+        return _unlinked(wanted, gone)
 
     @strawberry.mutation(
         description="As unlinkDocument, of 1 to 100 at once; one that is not there harms no other."
@@ -111,11 +113,7 @@ class DocumentMutations:
         removals = await remove.unlink_documents(
             backends.work, backends.storage, info.context.viewer, wanted
         )
-        results = [
-            _unlinked(gone) if gone else NotFoundError.of(NotFound("document", asked))
-            for asked, gone in zip(wanted, removals, strict=True)
-        ]
-        return UnlinkDocumentsPayload(results=results)
+        return UnlinkDocumentsPayload(results=list(map(_unlinked, wanted, removals)))
 
     @strawberry.mutation(description="Admins only: for all users at once.")
     async def delete_document(self, info: Info, id: ItemId) -> DeleteDocumentResult:
@@ -145,5 +143,7 @@ class DocumentSubscriptions:
                 yield DocumentEvent(kind=change.kind, document_id=document_id, document=document)
 
 
-def _unlinked(gone: Removal) -> UnlinkDocumentPayload:
+def _unlinked(wanted: UUID, gone: Removal | None) -> UnlinkDocumentPayload | NotFoundError:
+    if gone is None:
+        return NotFoundError.of(NotFound("document", wanted))
     return UnlinkDocumentPayload(document_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)

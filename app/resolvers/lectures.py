@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from typing import Annotated
+from uuid import UUID
 
 import strawberry
 
@@ -240,14 +241,11 @@ class LectureMutations:
     async def unlink_lecture(self, info: Info, id: ItemId) -> UnlinkLectureResult:
         """Remove the viewer's own link."""
         backends = info.context.app.backends
-        gone = await remove.unlink_lecture(
-            backends.work,
-            backends.storage,
-            backends.scratch,
-            info.context.viewer,
-            parse_uuid(id),
+        wanted = parse_uuid(id)
+        (gone,) = await remove.unlink_lectures(
+            backends.work, backends.storage, backends.scratch, info.context.viewer, [wanted]
         )
-        return _unlinked(gone)
+        return _unlinked(wanted, gone)
 
     @strawberry.mutation(
         description="As unlinkLecture, of 1 to 100 at once; one that is not there harms no other."
@@ -258,11 +256,7 @@ class LectureMutations:
         removals = await remove.unlink_lectures(
             backends.work, backends.storage, backends.scratch, info.context.viewer, wanted
         )
-        results = [
-            _unlinked(gone) if gone else NotFoundError.of(NotFound("lecture", asked))
-            for asked, gone in zip(wanted, removals, strict=True)
-        ]
-        return UnlinkLecturesPayload(results=results)
+        return UnlinkLecturesPayload(results=list(map(_unlinked, wanted, removals)))
 
     @strawberry.mutation(description="Admins only: for all users at once.")
     async def delete_lecture(self, info: Info, id: ItemId) -> DeleteLectureResult:
@@ -334,5 +328,7 @@ def _requested(
     return RequestLectureDownloadPayload(lecture=lecture, created=outcome.created)
 
 
-def _unlinked(gone: Removal) -> UnlinkLecturePayload:
+def _unlinked(wanted: UUID, gone: Removal | None) -> UnlinkLecturePayload | NotFoundError:
+    if gone is None:
+        return NotFoundError.of(NotFound("lecture", wanted))
     return UnlinkLecturePayload(lecture_id=strawberry.ID(str(gone.item_id)), deleted=gone.deleted)

@@ -36,12 +36,23 @@ class Bucket:
     def from_settings(cls, settings: Settings) -> "Bucket":
         """Return the bucket that STORAGE_URL and the S3_… settings name."""
         parts = urlsplit(settings.resolved_storage_url)
-        name = parts.netloc
-        endpoint = _endpoint_of(settings, name)
-        url = endpoint or _aws_url(settings, name)
+        name, region = parts.netloc, settings.s3_region or DEFAULT_REGION
+        endpoint = settings.s3_endpoint_url
+        address = urlsplit(
+            endpoint.rstrip("/") if endpoint else f"https://s3.{region}.amazonaws.com"
+        )
+        if settings.s3_virtual_hosted and not address.netloc.startswith(f"{name}."):
+            address = address._replace(netloc=f"{name}.{address.netloc}")
+        url = address.geturl()
+        endpoint = endpoint and url
         if not settings.s3_virtual_hosted:
             url = f"{url}/{name}"
-        return cls(name, parts.path.strip("/"), endpoint, url, _credentials_of(settings))
+        credentials = None
+        if settings.has_s3_keys:
+            credentials = Credentials(
+                settings.s3_access_key_id or "", settings.s3_secret_access_key or "", region
+            )
+        return cls(name, parts.path.strip("/"), endpoint, url, credentials)
 
     def path_of(self, key: str) -> str:
         """Return the key as it is in the bucket."""
@@ -140,30 +151,3 @@ def _next_of(marker: str) -> str:
 
 def _text(element: ElementTree.Element, name: str) -> str:
     return element.findtext(f"{{*}}{name}") or ""
-
-
-def _endpoint_of(settings: Settings, bucket: str) -> str | None:
-    """Return the endpoint; a virtual-hosted one carries the bucket in its host."""
-    endpoint = settings.s3_endpoint_url
-    if endpoint is None:
-        return None
-    parts = urlsplit(endpoint.rstrip("/"))
-    host = parts.netloc
-    if settings.s3_virtual_hosted and not host.startswith(f"{bucket}."):
-        host = f"{bucket}.{host}"
-    return parts._replace(netloc=host).geturl()
-
-
-def _aws_url(settings: Settings, bucket: str) -> str:
-    host = f"s3.{settings.s3_region or DEFAULT_REGION}.amazonaws.com"
-    return f"https://{bucket}.{host}" if settings.s3_virtual_hosted else f"https://{host}"
-
-
-def _credentials_of(settings: Settings) -> Credentials | None:
-    if not settings.has_s3_keys:
-        return None
-    return Credentials(
-        settings.s3_access_key_id or "",
-        settings.s3_secret_access_key or "",
-        settings.s3_region or DEFAULT_REGION,
-    )

@@ -44,7 +44,10 @@ async def copy_storage(
     finally:
         await source.close()
         await target.close()
-    sys.stdout.write(_summary(counts, dry_run) + "\n")
+    verb = "to copy" if dry_run else Outcome.COPIED.value
+    parts = [f"{counts[Outcome.COPIED]} {verb}"]
+    parts += [f"{counts[outcome]} {outcome.value}" for outcome in list(Outcome)[1:]]
+    sys.stdout.write(", ".join(parts) + "\n")
     return _FAILED_EXIT if counts[Outcome.FAILED] else 0
 
 
@@ -59,7 +62,13 @@ def _check_urls(source_url: str, target_url: str) -> None:
 async def _run(job: CopyJob) -> Counter[Outcome]:
     counts: Counter[Outcome] = Counter()
     infos = await job.list_source()
-    with _bar() as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
         task = bar.add_task("copying", total=sum(info.size_bytes for info in infos))
         async for copied in job.run(infos):
             counts[copied.outcome] += 1
@@ -67,20 +76,3 @@ async def _run(job: CopyJob) -> Counter[Outcome]:
             if copied.problem:
                 bar.console.print(f"{copied.info.key}: {copied.problem}", markup=False)
     return counts
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=Console(file=sys.stderr),
-    )
-
-
-def _summary(counts: Counter[Outcome], dry_run: bool) -> str:
-    verb = "to copy" if dry_run else Outcome.COPIED.value
-    parts = [f"{counts[Outcome.COPIED]} {verb}"]
-    parts += [f"{counts[outcome]} {outcome.value}" for outcome in list(Outcome)[1:]]
-    return ", ".join(parts)

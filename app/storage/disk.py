@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -208,8 +208,10 @@ def walk_files(root: Path, prefix: str) -> Iterator[ObjectInfo]:
     for folder, folders, names in os.walk(root, onerror=_raise_unless_missing):
         stem = _stem_of(root, folder)
         folders[:] = [name for name in folders if _leads_to(stem, name, prefix)]
-        visible = (stem + name for name in names if not name.startswith("."))
-        yield from _existing(root, (key for key in visible if key.startswith(prefix)))
+        for key in (stem + name for name in names if not name.startswith(".")):
+            if key.startswith(prefix):
+                with contextlib.suppress(FileNotFoundError, ObjectNotFound):
+                    yield _info(key, (root / key).lstat())
 
 
 def walk_all(root: Path) -> Iterator[ObjectInfo]:
@@ -227,15 +229,11 @@ def walk_partials(root: Path) -> Iterator[ObjectInfo]:
 def _make_root(root: Path) -> None:
     if not root.is_dir():
         root.mkdir(0o700, parents=True, exist_ok=True)
-        _sync_folder(root.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        parent = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 def _enter(parent: int, name: str, *, create: bool) -> int:
@@ -272,13 +270,11 @@ def _write_whole(file: int, batch: list[bytes]) -> None:
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
     if not stat.S_ISREG(status.st_mode):
         raise ObjectNotFound
-    return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+    return _object_info(key, status.st_size, status)
 
 
-def _existing(root: Path, keys: Iterable[str]) -> Iterator[ObjectInfo]:
-    for key in keys:
-        with contextlib.suppress(FileNotFoundError, ObjectNotFound):
-            yield _info(key, (root / key).lstat())
+def _object_info(name: str, size_bytes: int, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(name, size_bytes, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def _walk_everything(top: Path, *, but_hidden_at_top: bool = False) -> Iterator[ObjectInfo]:
@@ -291,13 +287,9 @@ def _walk_everything(top: Path, *, but_hidden_at_top: bool = False) -> Iterator[
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in (*names, *links):
             with contextlib.suppress(FileNotFoundError):
-                yield _info_of_any(stem + name, Path(folder, name).lstat())
-
-
-def _info_of_any(name: str, status: os.stat_result) -> ObjectInfo:
-    with contextlib.suppress(ObjectNotFound):
-        return _info(name, status)
-    return ObjectInfo(name, 0, datetime.fromtimestamp(status.st_mtime, UTC))
+                status = Path(folder, name).lstat()
+                size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
+                yield _object_info(stem + name, size_bytes, status)
 
 
 def _stem_of(root: Path, folder: str) -> str:

@@ -129,7 +129,14 @@ class S3Storage:
         checked_key(key)
         credentials = self._bucket.credentials
         if credentials is not None:
-            path, pinned = self._bucket.path_of(key), _parameters_of(presented_as)
+            pinned = {}
+            if presented_as is not None:
+                pinned = {
+                    "response-content-type": presented_as.content_type,
+                    "response-content-disposition": presented_as.content_disposition,
+                    "response-cache-control": presented_as.cache_control,
+                }
+            path = self._bucket.path_of(key)
             return self._bucket.signed_url(credentials, method, path, pinned, expires_seconds)
         if presented_as is not None:
             return None
@@ -361,16 +368,6 @@ def _config_of(settings: Settings, bucket: Bucket) -> "S3Config":
         config["access_key_id"] = bucket.credentials.access_key_id
         config["secret_access_key"] = bucket.credentials.secret_access_key
     return config
-
-
-def _parameters_of(presentation: Presentation | None) -> dict[str, str]:
-    if presentation is None:
-        return {}
-    return {
-        "response-content-type": presentation.content_type,
-        "response-content-disposition": presentation.content_disposition,
-        "response-cache-control": presentation.cache_control,
-    }
 
 
 def _info(meta: "ObjectMeta") -> ObjectInfo:

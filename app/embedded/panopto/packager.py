@@ -125,7 +125,12 @@ class _Rendition:
         name = f"{self.name}-{first}.key"
         (self.folder / name).write_bytes(key)
         for number, file in enumerate(_files(lines), first):
-            _encrypt(self.folder / file, key, initial if first else number.to_bytes(16))
+            segment = self.folder / file
+            padder = PKCS7(128).padder()
+            padded = padder.update(segment.read_bytes()) + padder.finalize()
+            vector = initial if first else number.to_bytes(16)
+            encryptor = Cipher(algorithms.AES128(key), modes.CBC(vector)).encryptor()
+            segment.write_bytes(encryptor.update(padded) + encryptor.finalize())
         iv = f",IV=0x{initial.hex()}" if first else ""
         at = next(at for at, line in enumerate(lines) if line.startswith("#EXTINF"))
         return [*lines[:at], f'#EXT-X-KEY:METHOD=AES-128,URI="{name}"{iv}', *lines[at:]]
@@ -160,13 +165,6 @@ def _remux(
 def _files(lines: list[str]) -> list[str]:
     """Return the names of a playlist's segments."""
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def _encrypt(segment: Path, key: bytes, initial: bytes) -> None:
-    padder = PKCS7(128).padder()
-    padded = padder.update(segment.read_bytes()) + padder.finalize()
-    encryptor = Cipher(algorithms.AES128(key), modes.CBC(initial)).encryptor()
-    segment.write_bytes(encryptor.update(padded) + encryptor.finalize())
 
 
 def _mark(playlist: Path, segment: int | None, tag: str) -> None:

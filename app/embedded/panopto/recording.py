@@ -149,6 +149,8 @@ class Recording:
     def delivery_info(self, base_url: str) -> dict[str, Any]:
         """Return DeliveryInfo's answer as JSON will carry it; counts ``not_encoded_times``."""
         ready = not self.faults.due("not_encoded_times")
+        slides = [self._stream(base_url, "OBJECT", "slides")] if self.slides else []
+        main = self._stream(base_url, self.tag, "main")
         answer = {
             "SessionId": self.guid,
             "InvocationId": str(uuid4()),
@@ -156,7 +158,28 @@ class Recording:
             "DownloadUrl": f"{base_url}{self.download_path}" if "download" in self.offers else None,
             "EmbedUrl": f"{base_url}/Panopto/Pages/Embed.aspx?id={self.guid}",
             "PodcastCompleted": ready,
-            "Delivery": self._delivery(base_url, ready),
+            "Delivery": {
+                "PublicID": self.guid,
+                "SessionPublicID": self.guid,
+                "SessionName": self.title,
+                "SessionAbstract": None,
+                "SessionStartTime": 13_300_000_000.0,
+                "Duration": self.edited_duration_seconds(),
+                "OwnerDisplayName": "A lecturer",
+                "SessionGroupLongName": "A course",
+                "IsBroadcast": self.faults.live,
+                "IsActiveBroadcast": self.faults.live,
+                "BroadcastEnded": False,
+                "IsPodcastEncodeComplete": ready,
+                "IsAudioPodcastEncodeComplete": ready and self.audio_podcast,
+                "IsPrimaryAudioOnly": False,
+                "IsViewerEncodeComplete": ready,
+                "IsPurgedEncode": False,
+                "AvailableLanguages": list(self.captions),
+                "AvailableCaptions": [],
+                "Streams": [*slides, main] if ready else [],
+                "Timestamps": [],
+            },
         }
         return {"d": answer} if self.wrapped else answer
 
@@ -176,32 +199,6 @@ class Recording:
         if self.edits:
             return self._edit_ends()[-1]
         return self.starts_at_seconds + self.raw_duration_seconds()
-
-    def _delivery(self, base_url: str, ready: bool) -> dict[str, Any]:
-        slides = [self._stream(base_url, "OBJECT", "slides")] if self.slides else []
-        main = self._stream(base_url, self.tag, "main")
-        return {
-            "PublicID": self.guid,
-            "SessionPublicID": self.guid,
-            "SessionName": self.title,
-            "SessionAbstract": None,
-            "SessionStartTime": 13_300_000_000.0,
-            "Duration": self.edited_duration_seconds(),
-            "OwnerDisplayName": "A lecturer",
-            "SessionGroupLongName": "A course",
-            "IsBroadcast": self.faults.live,
-            "IsActiveBroadcast": self.faults.live,
-            "BroadcastEnded": False,
-            "IsPodcastEncodeComplete": ready,
-            "IsAudioPodcastEncodeComplete": ready and self.audio_podcast,
-            "IsPrimaryAudioOnly": False,
-            "IsViewerEncodeComplete": ready,
-            "IsPurgedEncode": False,
-            "AvailableLanguages": list(self.captions),
-            "AvailableCaptions": [],
-            "Streams": [*slides, main] if ready else [],
-            "Timestamps": [],
-        }
 
     def _stream(self, base_url: str, tag: str, name: str) -> dict[str, Any]:
         root = f"{self.media_base_url or base_url}/sessions/{self.guid}/{name}"

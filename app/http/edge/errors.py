@@ -15,11 +15,11 @@ from starlette.types import Scope
 
 from app.errors import DomainError, RateLimited, StorageFull, Unauthenticated
 from app.http.graphql.negotiation import ResponseType, response_type
+from app.schema.kernel.error_format import INTERNAL, MASKED_MESSAGE
 
 _log = structlog.get_logger(__name__)
 
 GRAPHQL_PATH = "/graphql"
-INTERNAL = "INTERNAL_SERVER_ERROR"
 
 _STATUS = {
     "UNAUTHENTICATED": 401,
@@ -32,7 +32,6 @@ _STATUS = {
 _CODES = {status: code for code, status in _STATUS.items()}
 # Up to here an unread body is skipped, and the connection lives on.
 _SKIPPED_BODY_BYTES = 64 * 1024
-_MASKED = "Something went wrong on our side."
 
 
 def error_response(
@@ -59,7 +58,7 @@ def error_response(
 
 def internal_error_response(scope: Scope, status: int = 500) -> Response:
     """Return the masked answer to a fault of ours."""
-    return error_response(scope, INTERNAL, _MASKED, status=status)
+    return error_response(scope, INTERNAL, MASKED_MESSAGE, status=status)
 
 
 def unavailable_response(scope: Scope) -> Response:

@@ -22,26 +22,19 @@ def content_disposition(filename: str, *, attachment: bool = False) -> str:
     The plain form stands in for clients that do not know RFC 8187; the extended form is added
     where the two differ.
     """
-    name = _presentable(filename)
+    visible = "".join(
+        c for c in filename if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE
+    )
+    # Neither folders nor leading dots.
+    name = visible.replace("\\", "/").rpartition("/")[2].strip().lstrip(".").strip() or _FALLBACK
+    if len(name) > _MAX_CHARACTERS:
+        suffix = PurePosixPath(name).suffix[:16]
+        name = name[: _MAX_CHARACTERS - len(suffix)] + suffix
     plain = _plain(name)
     value = f'{"attachment" if attachment else "inline"}; filename="{plain}"'
     if plain == name:
         return value
     return f"{value}; filename*=UTF-8''{quote(name, safe=_ATTRIBUTE_CHARACTERS)}"
-
-
-def _presentable(filename: str) -> str:
-    """Drop what no filename should hold: folders, invisible characters, leading dots."""
-    visible = "".join(c for c in filename if _is_visible(c))
-    name = visible.replace("\\", "/").rpartition("/")[2].strip().lstrip(".").strip()
-    return _shortened(name) or _FALLBACK
-
-
-def _shortened(name: str) -> str:
-    if len(name) <= _MAX_CHARACTERS:
-        return name
-    suffix = PurePosixPath(name).suffix[:16]
-    return name[: _MAX_CHARACTERS - len(suffix)] + suffix
 
 
 def _plain(name: str) -> str:
@@ -50,7 +43,3 @@ def _plain(name: str) -> str:
     kept = (c for c in decomposed if not unicodedata.combining(c))
     safe = (c if c.isascii() and c.isprintable() and c not in _UNSAFE else "_" for c in kept)
     return "".join(safe) or _FALLBACK  # Of combining marks alone nothing is left.
-
-
-def _is_visible(character: str) -> bool:
-    return character in _JOINERS or unicodedata.category(character) not in _INVISIBLE

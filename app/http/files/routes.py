@@ -32,7 +32,7 @@ from app.http.files.ranges import (
     decide,
 )
 from app.services.kernel.file_grants import DOCUMENT_FILE, LECTURE_AUDIO, FileGrant, Reader
-from app.storage.protocol import ObjectStore, Presentation
+from app.storage.protocol import ObjectStore, Presentation, ReadMethod
 
 _log = structlog.get_logger(__name__)
 
@@ -85,7 +85,12 @@ def file_routes(access: Callable[[Request], FileAccess]) -> list[Route]:
 async def _answer(request: Request, access: FileAccess, kind: _Kind) -> Response:
     missing = NotFound(kind.noun, request.path_params["item_id"])
     item_id = _item_id(missing)
-    grant = await access.lookup(kind.name, _reader(request, access.signer, kind, item_id), item_id)
+    reader: Reader = (
+        access.signer.verify(kind.name, item_id, request.query_params)
+        if carries_signature(request.scope)
+        else request.state.viewer
+    )
+    grant = await access.lookup(kind.name, reader, item_id)
     if grant is None:
         raise missing
     if grant.size_bytes is None:
@@ -95,28 +100,21 @@ async def _answer(request: Request, access: FileAccess, kind: _Kind) -> Response
     is_download = request.query_params.get("download") == "1"
     disposition = content_disposition(grant.filename, attachment=is_download)
     presented = Presentation(grant.mime_type, disposition, _CACHING)
-    if access.delivery == "redirect" and (url := await _url_of(request, access, grant, presented)):
-        await _require_object(access.storage, grant, missing)
-        # Another request gets another URL; ranges and validators are for the store to judge.
-        return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
+    if access.delivery == "redirect":
+        method: ReadMethod = "HEAD" if request.method == "HEAD" else "GET"
+        url = await access.storage.get_file_url(
+            grant.storage_key, _REDIRECT_SECONDS, method=method, presented_as=presented
+        )
+        if url:  # Not every store serves files by itself.
+            await _require_object(access.storage, grant, missing)
+            # Another request gets another URL; ranges and validators are for the store to judge.
+            return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
     target = Representation(grant.size_bytes or 0, _etag(grant.etag_seed), grant.modified_at)
     decision = decide(request.method, request.headers, target)
     if not isinstance(decision, Whole | Part):
         return _bodiless(decision, target)
     stored = _StoredFile(access.storage, grant, target, decision, disposition, missing)
     return await stored.head() if request.method == "HEAD" else stored
-
-
-async def _url_of(
-    request: Request, access: FileAccess, grant: FileGrant, presented_as: Presentation
-) -> str | None:
-    """Return a URL at which the store serves the file by itself, or None where it has none."""
-    return await access.storage.get_file_url(
-        grant.storage_key,
-        _REDIRECT_SECONDS,
-        method="HEAD" if request.method == "HEAD" else "GET",
-        presented_as=presented_as,
-    )
 
 
 def _item_id(missing: NotFound) -> UUID:
@@ -126,13 +124,6 @@ def _item_id(missing: NotFound) -> UUID:
     except ValueError:
         pass
     raise missing
-
-
-def _reader(request: Request, signer: LinkSigner, kind: _Kind, item_id: UUID) -> Reader:
-    if carries_signature(request.scope):
-        return signer.verify(kind.name, item_id, request.query_params)
-    viewer: Reader = request.state.viewer
-    return viewer
 
 
 def _etag(seed: str) -> str:

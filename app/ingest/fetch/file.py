@@ -18,7 +18,7 @@ import structlog
 
 from app.domain import DownloadStage, LectureFailure
 from app.errors import IngestFailed
-from app.ingest.failures import SourceBusy
+from app.ingest.failures import SourceBusy, closed_meanwhile
 from app.ingest.fetch.part import FetchedFile, Part, Version, open_part, source_name
 from app.ingest.model import Attempt, MediaLocation, Progress, ReportProgress
 from app.ingest.net.content_range import ContentRange, content_range
@@ -222,10 +222,15 @@ class _FileBody:
                 raise
 
     async def _one_answer(self) -> AsyncGenerator[bytes, None]:
+        headers = {"Connection": "close"}
+        if self._offset and not self._is_whole:
+            if self._validator is None:
+                raise _SourceChanged
+            headers |= {"Range": f"bytes={self._offset}-", "If-Range": self._validator}
         async with self._client.stream(
             "GET",
             self._location.url,
-            headers={**self._range_headers(), "Connection": "close"},
+            headers=headers,
             cookie_header=self._location.cookie_header,
             tolerate=(416,),
         ) as response:
@@ -249,13 +254,6 @@ class _FileBody:
             self.passed_over_bytes += old
             if old < len(chunk):
                 yield chunk[old:]
-
-    def _range_headers(self) -> dict[str, str]:
-        if self._offset == 0 or self._is_whole:
-            return {}
-        if self._validator is None:
-            raise _SourceChanged
-        return {"Range": f"bytes={self._offset}-", "If-Range": self._validator}
 
     def _accept(self, response: httpx.Response) -> bool:
         """Check that the answer has the very bytes that come next; return whether it begins there.
@@ -304,10 +302,7 @@ class _FileBody:
         if self._offset == 0:
             raise failure
         if failure.failure is LectureFailure.LOGIN_REQUIRED:
-            # It was open a moment ago: a signed URL has run out, and the job will ask for another.
-            raise IngestFailed(
-                LectureFailure.NETWORK, "The source closed while it was read.", transient=True
-            )
+            raise closed_meanwhile()
         if not failure.transient:
             raise failure
         return failure

@@ -122,15 +122,13 @@ def _fingerprint(playlist: MediaPlaylist) -> str:
     Signatures in queries change from answer to answer; they count only where nothing else tells
     the pieces apart.
     """
-    pieces = [_unsigned(piece) for piece in playlist.pieces]
+    pieces: list[Piece] = []
+    for piece in playlist.pieces:
+        key = piece.key and replace(piece.key, url=piece.key.url.partition("?")[0])
+        pieces.append(replace(piece, url=piece.url.partition("?")[0], key=key))
     if len(set(pieces)) < len(set(playlist.pieces)):
         pieces = list(playlist.pieces)
     return hashlib.sha256(repr(pieces).encode()).hexdigest()
-
-
-def _unsigned(piece: Piece) -> Piece:
-    key = piece.key and replace(piece.key, url=piece.key.url.partition("?")[0])
-    return replace(piece, url=piece.url.partition("?")[0], key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,16 +312,12 @@ class _Segments:
         self.received_bytes += count
         if self.received_bytes > self._max_bytes:
             raise too_large()
-        total_bytes = self._total_bytes()
+        total_bytes = self._told_bytes
+        if total_bytes is None and self._done_seconds > 0:  # As the segments so far foretell.
+            share = min(1.0, self._done_seconds / self._total_seconds)
+            total_bytes = max(self.received_bytes, round(self._done_bytes / share))
         await self._report(Progress(DownloadStage.FETCHING, self.received_bytes, total_bytes))
         await self._room.take(number, count)
-
-    def _total_bytes(self) -> int | None:
-        """Return the size where the playlist tells it, else what the segments so far foretell."""
-        if self._told_bytes is not None or self._done_seconds <= 0:
-            return self._told_bytes
-        share = min(1.0, self._done_seconds / self._total_seconds)
-        return max(self.received_bytes, round(self._done_bytes / share))
 
     async def _key(self, key: SegmentKey) -> bytes:
         """Fetch each key once, however many segments wait for it."""

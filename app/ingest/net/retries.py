@@ -68,11 +68,9 @@ class Retries:
         is_urgent: Callable[[], bool] = lambda: False,
         tries_again: bool = True,
     ) -> T:
-        """Return what is answered in the end, or raise `IngestFailed`.
-
-        ``limit`` is that of the host that is asked; what ``is_urgent`` does not wait for it.
-        """
+        """Return the answer, or raise `IngestFailed`; what ``is_urgent`` waits for no ``limit``."""
         doubt = Doubt(limit)
+        most = self._patience.tries_without_progress if tries_again else 0
         asked = tries = 0
         while True:
             async with (
@@ -92,7 +90,8 @@ class Retries:
                         doubt.resolve()  # The wait may be too long to ask again here.
                     if not is_doubted:
                         tries += 1
-                        self._require_patience(tries, failure, tries_again=tries_again)
+                        if not failure.transient or tries > most:
+                            raise
                         self._failed_again += asked > 1
                     self._trouble = failure
                 else:
@@ -101,11 +100,6 @@ class Retries:
                     self._was_answered = True
                     doubt.resolve()
                     return answer
-
-    def _require_patience(self, tries: int, failure: IngestFailed, *, tries_again: bool) -> None:
-        most = self._patience.tries_without_progress if tries_again else 0
-        if not failure.transient or tries > most:
-            raise failure
 
     @asynccontextmanager
     async def _turn(self, asked: int) -> AsyncIterator[bool]:

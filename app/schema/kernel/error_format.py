@@ -75,10 +75,6 @@ def _format(error: GraphQLError, request_id: str, default_code: str) -> dict[str
         ]
     if isinstance(cause, RateLimited):
         extensions["retryAfterSeconds"] = cause.retry_after_seconds
-    return _entry(error, message, extensions)
-
-
-def _entry(error: GraphQLError, message: str, extensions: dict[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {"message": message[:_MAX_MESSAGE_CHARACTERS]}
     if error.locations:
         entry["locations"] = [place.formatted for place in error.locations]
@@ -101,21 +97,15 @@ def _public(error: GraphQLError, cause: Exception | None, default_code: str) -> 
         return INTERNAL, cause.message
     if isinstance(cause, DomainError):
         return (cause.code, cause.message) if cause.code in PUBLIC_CODES else _masked()
-    if cause is not None or _is_bad_result(error):
+    # A field's result that does not fit its type is our fault, an argument is not; graphql-core
+    # locates the one at the field, the other at the argument's value.
+    at_field = bool(error.nodes) and isinstance(error.nodes[0], FieldNode)  # type: ignore[index]
+    if cause is not None or (error.path is not None and at_field):
         return _masked()
     if isinstance(error, GraphQLSyntaxError):
         return PARSE_FAILED, error.message
     code = (error.extensions or {}).get("code")
     return (code if code in PUBLIC_CODES else default_code), error.message
-
-
-def _is_bad_result(error: GraphQLError) -> bool:
-    """Whether a field's result did not fit its type, which is our fault and not the client's.
-
-    graphql-core locates such an error at the field, but an argument's at the argument's value.
-    """
-    at_field = bool(error.nodes) and isinstance(error.nodes[0], FieldNode)  # type: ignore[index]
-    return error.path is not None and at_field
 
 
 def _masked() -> tuple[str, str]:

@@ -5,7 +5,6 @@ doubles at each level nor a cycle makes the check slow.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,13 +200,11 @@ class _Meter:
                 elif isinstance(selection, InlineFragmentNode):
                     waiting.append(selection.selection_set)
                 elif isinstance(selection, FragmentSpreadNode):
-                    waiting.extend(self._unseen(selection.name.value, seen))
+                    name = selection.name.value
+                    if name in self._fragments and name not in seen:
+                        seen.add(name)
+                        waiting.append(self._fragments[name].selection_set)
         return names
-
-    def _unseen(self, name: str, seen: set[str]) -> Iterator[SelectionSetNode]:
-        if name in self._fragments and name not in seen:
-            seen.add(name)
-            yield self._fragments[name].selection_set
 
     def _selection(self, selection: SelectionNode, parent: _Parent) -> _Cost:
         """Return the cost of one selection, itself included."""
@@ -215,7 +212,10 @@ class _Meter:
         own = len(selection.directives or ())
         if isinstance(selection, FieldNode):
             field = parent.fields.get(selection.name.value) if parent else None
-            inside = self._field(selection, field)
+            kind = get_named_type(field.type) if field else None
+            inside = self.measure(selection.selection_set, _composite(kind))
+            if selection.name.value in _INTROSPECTION_ROOTS:
+                inside = replace(inside, depth=0)
             pages = _page_size(selection, field)
             return _Cost(
                 inside.depth + 1,
@@ -225,28 +225,13 @@ class _Meter:
                 inside.repeats,
                 min(1 + inside.listed * pages, MAX_LIST_COST + 1),
             )
-        inside = self._fragment_like(selection, parent)
-        return _Cost(
-            inside.depth + 1,
-            inside.aliases,
-            inside.fields,
-            inside.directives + own,
-            inside.repeats,
-            inside.listed,
-        )
-
-    def _field(self, node: FieldNode, field: GraphQLField | None) -> _Cost:
-        kind = get_named_type(field.type) if field else None
-        inside = self.measure(node.selection_set, _composite(kind))
-        return _without_depth(inside) if node.name.value in _INTROSPECTION_ROOTS else inside
-
-    def _fragment_like(self, selection: SelectionNode, parent: _Parent) -> _Cost:
+        inside = _FREE
         if isinstance(selection, FragmentSpreadNode):
-            return self._fragment(selection.name.value)
-        if not isinstance(selection, InlineFragmentNode):
-            return _FREE
-        on = selection.type_condition
-        return self.measure(selection.selection_set, self._named(on) if on else parent)
+            inside = self._fragment(selection.name.value)
+        elif isinstance(selection, InlineFragmentNode):
+            on = selection.type_condition
+            inside = self.measure(selection.selection_set, self._named(on) if on else parent)
+        return replace(inside, depth=inside.depth + 1, directives=inside.directives + own)
 
     def _fragment(self, name: str) -> _Cost:
         fragment = self._fragments.get(name)
@@ -259,7 +244,7 @@ class _Meter:
             on = fragment.type_condition
             cost = self.measure(fragment.selection_set, self._named(on))
             is_introspection = on.name.value.startswith("__")
-            self._costs[name] = _without_depth(cost) if is_introspection else cost
+            self._costs[name] = replace(cost, depth=0) if is_introspection else cost
             self._open.remove(name)
         return self._costs[name]
 
@@ -302,7 +287,3 @@ def _ids_asked_for(node: FieldNode) -> int:
         if argument.name.value == _IDS_ARGUMENT and isinstance(argument.value, ListValueNode):
             return max(1, min(len(argument.value.values), MAX_PAGE_SIZE))
     return MAX_PAGE_SIZE
-
-
-def _without_depth(cost: _Cost) -> _Cost:
-    return replace(cost, depth=0)

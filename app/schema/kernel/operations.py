@@ -70,16 +70,12 @@ class DocumentChecker:
         document = self._check(text)
         weight = _weigh(text, document)
         if weight <= MAX_REMEMBERED_BYTES * _LARGEST_SHARE:
-            self._remember(text, document, weight)
+            self._remembered[text] = document, weight
+            self._remembered_bytes += weight
+            while self._remembered_bytes > MAX_REMEMBERED_BYTES:  # Those used least of late go.
+                _, (_, forgotten) = self._remembered.popitem(last=False)
+                self._remembered_bytes -= forgotten
         return document
-
-    def _remember(self, text: str, document: DocumentNode, weight: int) -> None:
-        """Keep the document, and forget those that were used least of late for it."""
-        self._remembered[text] = document, weight
-        self._remembered_bytes += weight
-        while self._remembered_bytes > MAX_REMEMBERED_BYTES:
-            _, (_, forgotten) = self._remembered.popitem(last=False)
-            self._remembered_bytes -= forgotten
 
     def _check(self, text: str) -> DocumentNode:
         # The limits come first and alone: the standard rules are slow on what the limits refuse.

@@ -12,20 +12,10 @@ from app.domain import JobKind
 from app.errors import NotFound
 from app.services.collections.change import leave_collections
 from app.services.kernel.access import require_admin
-from app.services.kernel.links import Removal, leave, require_some
+from app.services.kernel.links import Removal, Shared, leave, require_some
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.unit_of_work import UnitOfWork, Work
 from app.storage.protocol import ObjectStore
-
-
-async def unlink_document(
-    work: Work, storage: ObjectStore, viewer: Viewer, document_id: UUID
-) -> Removal:
-    """Remove the viewer's link as `unlink_documents` does, or raise `NotFound`."""
-    (removal,) = await unlink_documents(work, storage, viewer, [document_id])
-    if removal is None:
-        raise NotFound("document", document_id)
-    return removal
 
 
 async def unlink_documents(
@@ -42,15 +32,12 @@ async def unlink_documents(
         )
         query = select(Document).where(Document.id.in_(document_ids), own).order_by(Document.id)
         found = await unit.session.scalars(query.with_for_update())
-        links = UserDocument, UserDocument.document_id
-        locked = {document.id: document for document in found}
-        await leave_collections(unit.session, CollectionItem.document_id, locked, viewer)
-        left, empty = await leave(unit.session, viewer, Document.id, *links, locked)
-        keys = await remove_documents(unit, [locked[id_] for id_ in empty])
-        for document_id in left:
-            unit.wake("document", document_id, viewer.id)
+        locked = list(found)
+        ids = [document.id for document in locked]
+        await leave_collections(unit.session, CollectionItem.document_id, ids, viewer)
+        removals, keys = await leave(unit, viewer, SHARED, locked)
     await delete_objects(storage, keys)
-    return [Removal(id_, id_ in empty) if id_ in left else None for id_ in document_ids]
+    return [removals.get(document_id) for document_id in document_ids]
 
 
 async def delete_document(
@@ -79,3 +66,6 @@ async def remove_documents(unit: UnitOfWork, documents: Sequence[Document]) -> l
     await ledger.close_jobs(unit.session, JobKind.COUNT_PAGES, ids)
     await unit.session.execute(delete(Document).where(Document.id.in_(ids)))
     return [document.storage_key for document in documents]
+
+
+SHARED = Shared("document", UserDocument, UserDocument.document_id, remove_documents)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from app.db.models import Document, UserDocument
+from app.db.models import Document
 from app.domain import JobKind
-from app.services.documents.remove import remove_documents
-from app.services.kernel.stored import Shared, Stored, StoredItem
+from app.services.documents.remove import SHARED
+from app.services.kernel.stored import Stored, StoredItem
 
 
 def _items(row: Any) -> Iterator[StoredItem]:
@@ -20,6 +20,6 @@ DOCUMENTS = Stored(
     keys=(Document.storage_key,),
     known=(Document.size_bytes, Document.checksum),
     items=_items,
-    shared=Shared(UserDocument.document_id, remove_documents),
+    shared=SHARED,
     job=JobKind.COUNT_PAGES,
 )

@@ -4,19 +4,36 @@ Rows go first, in one transaction under the item's row lock; objects follow the 
 sweep collects those that a crash in between leaves.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import delete, exists, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.auth.viewer import Viewer
-from app.db.models import UserDocument, UserLecture
+from app.db.models import Document, Lecture, UserDocument, UserLecture
 from app.domain import FieldErrorCode
 from app.errors import FieldProblem, InvalidInput
 from app.services.kernel.keyset import MAX_PAGE_SIZE
+from app.services.kernel.unit_of_work import UnitOfWork
+
+Item = TypeVar("Item", Lecture, Document)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Rows that users are linked to, and that go with the last link.
+
+    ``linked_id`` names the row in a ``link``; ``remove`` deletes locked rows and returns the keys
+    of their objects; who watches the rows listens to ``topic``.
+    """
+
+    topic: str
+    link: type[UserLecture | UserDocument]
+    linked_id: InstrumentedAttribute[UUID]
+    remove: Callable[[UnitOfWork, Sequence[Any]], Awaitable[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +54,19 @@ def require_some(ids: Sequence[UUID]) -> None:
 
 
 async def leave(
-    session: AsyncSession,
-    viewer: Viewer,
-    item: InstrumentedAttribute[UUID],
-    link: type[UserLecture | UserDocument],
-    linked_item: InstrumentedAttribute[UUID],
-    ids: Collection[UUID],
-) -> tuple[set[UUID], set[UUID]]:
-    """Delete the viewer's links to the locked items: those that had one, and that have none now."""
-    own = delete(link).where(linked_item.in_(ids), link.user_id == viewer.id)
-    left = set(await session.scalars(own.returning(linked_item)))
-    still = select(item).where(item.in_(left), exists().where(linked_item == item))
-    return left, left - set(await session.scalars(still))
+    unit: UnitOfWork, viewer: Viewer, shared: Shared, items: Iterable[Item]
+) -> tuple[dict[UUID, Removal], list[str]]:
+    """Delete the viewer's links to the locked items, and those that have none then.
+
+    Returns what became of each that the viewer was linked to, by its id, and the keys of objects
+    to delete after the commit.
+    """
+    locked = {item.id: item for item in items}
+    own = delete(shared.link).where(shared.linked_id.in_(locked), shared.link.user_id == viewer.id)
+    left = set(await unit.session.scalars(own.returning(shared.linked_id)))
+    still = select(shared.linked_id).where(shared.linked_id.in_(left)).distinct()
+    gone = left - set(await unit.session.scalars(still))
+    for item_id in left:
+        unit.wake(shared.topic, item_id, viewer.id)
+    keys = await shared.remove(unit, [locked[item_id] for item_id in gone])
+    return {item_id: Removal(item_id, item_id in gone) for item_id in left}, keys

@@ -21,7 +21,7 @@ from app.auth.viewer import Viewer
 from app.db.outages import is_outage
 from app.domain import EventKind
 from app.errors import NotFound
-from app.events.wakeups import Ring, Wakeups
+from app.events.wakeups import Wakeups
 
 Sessions = async_sessionmaker[AsyncSession]
 Item = TypeVar("Item")
@@ -160,12 +160,18 @@ async def follow(
     with wakeups.listen(f"user:{viewer.id}") as bell:
         known = await lookout.look(lambda s: feed.versions(s, viewer, None))
         while True:
-            rung = _rung(await bell.wait(LOOK_THROUGH_ALL_SECONDS), feed.topic)
-            if rung is not None and not rung:
-                continue
+            ring = await bell.wait(LOOK_THROUGH_ALL_SECONDS)
+            rung: set[UUID] | None = None  # Everything is looked at.
+            if ring.subjects and not ring.resync:
+                rung = {subject_id for topic, subject_id in ring.subjects if topic == feed.topic}
+                if not rung:
+                    continue
             look = partial(_changes, viewer=viewer, feed=feed, known=known, rung=rung)
             for change in await lookout.look(look):
-                _remember(known, feed, change)
+                if change.item is None:
+                    known.pop(change.item_id, None)
+                else:  # It may be newer than the version that was found.
+                    known[change.item_id] = feed.version_of(change.item)
                 yield change
 
 
@@ -177,27 +183,8 @@ async def _changes(
     rung: set[UUID] | None,
 ) -> list[Change[Item]]:
     current = await feed.versions(session, viewer, rung)
-    changed = _changed(known, current, rung)
+    looked_at = known.keys() | current.keys() if rung is None else rung
+    changed = [id_ for id_ in looked_at if known.get(id_) != current.get(id_)]
     there = [id_ for id_ in changed if id_ in current]
     items = await feed.read(session, viewer, there) if there else {}
     return [Change(id_, items.get(id_), is_new=id_ not in known) for id_ in changed]
-
-
-def _rung(ring: Ring, topic: str) -> set[UUID] | None:
-    """Return the subjects to look at, or None for all of them."""
-    if ring.resync or not ring.subjects:
-        return None
-    return {subject_id for rung_topic, subject_id in ring.subjects if rung_topic == topic}
-
-
-def _changed(known: Versions, current: Versions, rung: set[UUID] | None) -> list[UUID]:
-    looked_at = known.keys() | current.keys() if rung is None else rung
-    return [id_ for id_ in looked_at if known.get(id_) != current.get(id_)]
-
-
-def _remember(known: Versions, feed: Feed[Item], change: Change[Item]) -> None:
-    """Note the version that is told, which may be newer than the one that was found."""
-    if change.item is None:
-        known.pop(change.item_id, None)
-    else:
-        known[change.item_id] = feed.version_of(change.item)

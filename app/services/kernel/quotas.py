@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 from uuid import UUID
@@ -107,10 +107,7 @@ class RequestCounter:
 
     async def _counted(self, item: RateLimitItem, quota: Quota, user_id: UUID) -> Usage:
         accepted = await self._limiter.hit(item, quota, str(user_id))
-        usage = await self._usage(item, quota, user_id)
-        return Usage(
-            usage.limit, usage.window_seconds, usage.remaining, usage.reset_seconds, not accepted
-        )
+        return replace(await self._usage(item, quota, user_id), refused=not accepted)
 
 
 class Allowance:

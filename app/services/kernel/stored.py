@@ -1,15 +1,14 @@
 """What a feature keeps in storage, declared once for the sweep, the doctor and the inventory."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.db.models import Document, Lecture, Transcription
 from app.domain import JobKind
-from app.services.kernel.unit_of_work import UnitOfWork
+from app.services.kernel.links import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +25,6 @@ class StoredAudio(StoredItem):
     """A recording's audio, and how long the row says that it is."""
 
     duration_seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Rows that users are linked to, and that go with the last link.
-
-    ``link`` names the row in a link; ``remove`` deletes locked rows and returns the keys of their
-    objects.
-    """
-
-    link: InstrumentedAttribute[UUID]
-    remove: Callable[[UnitOfWork, Sequence[Any]], Awaitable[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)

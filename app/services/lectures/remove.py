@@ -13,23 +13,13 @@ from app.domain import JobKind
 from app.errors import NotFound
 from app.services.collections.change import leave_collections
 from app.services.kernel.access import require_admin
-from app.services.kernel.links import Removal, leave, require_some
+from app.services.kernel.links import Removal, Shared, leave, require_some
 from app.services.kernel.objects import delete_objects
 from app.services.kernel.storage_keys import audio_key, transcript_keys
 from app.services.kernel.unit_of_work import UnitOfWork, Work
 from app.services.lectures.attempt_files import kept_keys
 from app.services.lectures.read import linked, real_id, select_real
 from app.storage.protocol import ObjectStore
-
-
-async def unlink_lecture(
-    work: Work, storage: ObjectStore, scratch: ObjectStore, viewer: Viewer, lecture_id: UUID
-) -> Removal:
-    """Remove the viewer's link as `unlink_lectures` does, or raise `NotFound`."""
-    (removal,) = await unlink_lectures(work, storage, scratch, viewer, [lecture_id])
-    if removal is None:
-        raise NotFound("lecture", lecture_id)
-    return removal
 
 
 async def unlink_lectures(
@@ -60,20 +50,13 @@ async def _unlink_lectures(
         query = select_real(ids).where(linked(viewer)).order_by(Lecture.id)
         found = await unit.session.execute(query.with_for_update(of=Lecture))
         asked = {row[0]: row[1] for row in found}
-        links = UserLecture, UserLecture.lecture_id
-        locked = {lecture.id: lecture for lecture in asked.values()}
-        await leave_collections(unit.session, CollectionItem.lecture_id, locked, viewer)
-        left, empty = await leave(unit.session, viewer, Lecture.id, *links, locked)
-        keys = await remove_lectures(unit, [locked[id_] for id_ in empty])
-        for lecture_id in left:
-            unit.wake("lecture", lecture_id, viewer.id)
+        own = {lecture.id for lecture in asked.values()}
+        await leave_collections(unit.session, CollectionItem.lecture_id, own, viewer)
+        removals, keys = await leave(unit, viewer, SHARED, asked.values())
     await delete_objects(storage, keys)
-    await delete_objects(scratch, [key for id_ in empty for key in kept_keys(id_)])
-    return {
-        id_: Removal(lecture.id, lecture.id in empty)
-        for id_, lecture in asked.items()
-        if lecture.id in left
-    }
+    gone = [removal.item_id for removal in removals.values() if removal.deleted]
+    await delete_objects(scratch, [key for id_ in gone for key in kept_keys(id_)])
+    return {id_: removals[item.id] for id_, item in asked.items() if item.id in removals}
 
 
 async def delete_lecture(
@@ -127,3 +110,6 @@ async def _locked_lecture(session: AsyncSession, lecture_id: UUID) -> Lecture:
     if lecture is None:
         raise NotFound("lecture", lecture_id)
     return lecture
+
+
+SHARED = Shared("lecture", UserLecture, UserLecture.lecture_id, remove_lectures)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from app.db.models import Lecture, UserLecture
+from app.db.models import Lecture
 from app.domain import JobKind
-from app.services.kernel.stored import Shared, Stored, StoredAudio, StoredItem
-from app.services.lectures.remove import remove_lectures
+from app.services.kernel.stored import Stored, StoredAudio, StoredItem
+from app.services.lectures.remove import SHARED
 
 
 def _items(row: Any) -> Iterator[StoredItem]:
@@ -33,7 +33,7 @@ LECTURES = Stored(
     keys=(Lecture.audio_storage_key, Lecture.transcript_storage_key, Lecture.upload_storage_key),
     known=(Lecture.duration_seconds, Lecture.audio_bytes, Lecture.upload_bytes, Lecture.checksum),
     items=_items,
-    shared=Shared(UserLecture.lecture_id, remove_lectures),
+    shared=SHARED,
     job=JobKind.DOWNLOAD_LECTURE,
     beside=_beside,
 )

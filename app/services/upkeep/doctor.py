@@ -6,7 +6,7 @@ cannot be read is a finding like any other.
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -71,7 +71,7 @@ class Doctor:
         suspects = await self._orphans(objects)
         if suspected or suspects:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
-        findings = await self._unfit(suspected)
+        findings = await self._found(suspected, self._problem_with)
         findings += await self._still_orphans(self.storage, suspects, "object without a row")
         unknown = [key for key in objects if not is_ours(key)]
         findings += [Finding("object of no known kind", key) for key in unknown]
@@ -79,18 +79,24 @@ class Doctor:
         findings += await self._jobs_and_states()
         if deep:
             known = {found.item for found in findings}
-            findings += await self._altered(item for item in items if item.key not in known)
+            left = [item for item in items if item.key not in known]
+            findings += await self._found(left, self._problem_inside)
         return sorted(set(findings))
 
-    async def _unfit(self, items: Sequence[StoredItem]) -> list[Finding]:
-        """Look again at objects that seemed to be missing, or to have a wrong size."""
-        return [
-            Finding(problem, item.key)
-            for item in items
-            if (problem := await self._problem_with(item)) and await self._is_pointed_at(item.key)
-        ]
+    async def _found(
+        self, items: Sequence[StoredItem], look: Callable[[StoredItem], Awaitable[str | None]]
+    ) -> list[Finding]:
+        """Look at the objects, and tell of those that a row still points at."""
+        findings: list[Finding] = []
+        for item in items:
+            if problem := await look(item):
+                async with self.sessions() as session:
+                    if await is_pointed_at(session, item.key):
+                        findings.append(Finding(problem, item.key))
+        return findings
 
     async def _problem_with(self, item: StoredItem) -> str | None:
+        """Look again at what seemed to be missing, or to have a wrong size."""
         try:
             found = await self.storage.stat_file(item.key)
         except ObjectNotFound:
@@ -126,48 +132,33 @@ class Doctor:
                 found += await orphans_among(session, batch)
         return found
 
-    async def _altered(self, items: Iterable[StoredItem]) -> list[Finding]:
-        """Compare bytes; what is missing was found before."""
-        return [
-            Finding(problem, item.key)
-            for item in items
-            if (problem := await self._problem_inside(item)) and await self._is_pointed_at(item.key)
-        ]
-
     async def _problem_inside(self, item: StoredItem) -> str | None:
+        """Compare bytes, or lengths; what is missing was found before."""
         try:
             if isinstance(item, StoredAudio):
                 return await self._problem_with_sound(item)
-            if item.checksum not in (None, await self._checksum(item)):
-                return "object with other bytes"
+            if item.checksum is None:
+                return None
+            digest = hashlib.sha256()
+            async with self.storage.open_file(item.key) as opened:
+                async for chunk in opened.chunks:
+                    digest.update(chunk)
         except ObjectNotFound:
             return None
         except StorageError:
             return _UNREADABLE
-        return None
-
-    async def _checksum(self, item: StoredItem) -> str | None:
-        """Return the SHA-256 of the object's bytes, or None where there is none to compare with."""
-        if item.checksum is None:
-            return None
-        digest = hashlib.sha256()
-        async with self.storage.open_file(item.key) as opened:
-            async for chunk in opened.chunks:
-                digest.update(chunk)
-        return digest.hexdigest()
+        return None if digest.hexdigest() == item.checksum else "object with other bytes"
 
     async def _problem_with_sound(self, item: StoredAudio) -> str | None:
         found = await stored_audio.read_duration(self.storage, item.key)
         if found is None:
             return "object that is no whole recording"
         expected = item.duration_seconds
-        if expected is None or abs(found - expected) <= _tolerance(expected):
+        if expected is None:
             return None
-        return "object of another duration"
-
-    async def _is_pointed_at(self, key: str) -> bool:
-        async with self.sessions() as session:
-            return await is_pointed_at(session, key)
+        # What the pipeline allows, and what the row is rounded by.
+        allowed = max(TOLERANCE_SECONDS, TOLERANCE_RATIO * expected) + 0.5
+        return "object of another duration" if abs(found - expected) > allowed else None
 
     async def _jobs_and_states(self) -> list[Finding]:
         """Compare the ledger with what it serves; each query sees one moment."""
@@ -213,8 +204,3 @@ def _misfit(item: StoredItem, found: ObjectInfo | None) -> str | None:
     if isinstance(item, StoredAudio) and found.size_bytes < stored_audio.LEAST_BYTES:
         return "object too small to be a recording" if found.size_bytes else "empty object"
     return None
-
-
-def _tolerance(duration_seconds: int) -> float:
-    """Return what the pipeline allows, and what the row is rounded by."""
-    return max(TOLERANCE_SECONDS, TOLERANCE_RATIO * duration_seconds) + 0.5

@@ -18,8 +18,9 @@ from app.db.ledger import Lease
 from app.domain import JobKind, JobState
 from app.errors import ObjectNotFound
 from app.services.kernel.jobs import JobHandler
+from app.services.kernel.links import Shared
 from app.services.kernel.objects import delete_objects
-from app.services.kernel.stored import Shared, Stored
+from app.services.kernel.stored import Stored
 from app.services.kernel.unit_of_work import Work
 from app.services.upkeep.inventory import is_pointed_at, stored_items
 from app.services.upkeep.registry import STORED
@@ -78,7 +79,7 @@ class Sweep(JobHandler):
         for stored in STORED:
             if stored.shared is None:
                 continue
-            table, alone = stored.table, ~exists().where(stored.shared.link == stored.table.id)
+            table, alone = stored.table, ~exists().where(stored.shared.linked_id == stored.table.id)
             old = select(table.id).where(alone, table.updated_at < func.now() - self._grace)
             async with self._work.sessions() as session:
                 ids = (await session.scalars(old.limit(_MAX_ITEMS))).all()
@@ -91,24 +92,27 @@ class Sweep(JobHandler):
         async with self._work.begin() as unit:
             row = await unit.session.get(stored.table, id_, with_for_update=True)
             # Looked at again under the lock: a link may have come since.
-            if row and not await unit.session.scalar(select(exists().where(shared.link == id_))):
+            if row and not await unit.session.scalar(
+                select(exists().where(shared.linked_id == id_))
+            ):
                 keys = await shared.remove(unit, [row])
                 log.info(f"swept_{stored.name}", id=str(id_))
         await delete_objects(self._storage, keys)
 
     async def _stored(self) -> None:
+        """Sweep the objects; log the rows without one: only an operator knows what to do there."""
         seen = await self._objects.run()
-        if seen is not None:
-            await self._report_missing(seen)
-
-    async def _report_missing(self, seen: set[str]) -> None:
-        """Log the rows that point at nothing; only an operator knows what to do about them."""
+        if seen is None:
+            return
         async with self._work.sessions() as session:
             missing = [item.key async for item in stored_items(session) if item.key not in seen]
         for key in missing:
             with going_on("object_not_looked_at", key=key):
-                if not await self._exists(key) and await self._is_pointed_at(key):
-                    log.error("row_without_object", key=key)
+                if await self._exists(key):
+                    continue
+                async with self._work.sessions() as session:
+                    if await is_pointed_at(session, key):
+                        log.error("row_without_object", key=key)
 
     async def _exists(self, key: str) -> bool:
         try:
@@ -116,7 +120,3 @@ class Sweep(JobHandler):
         except ObjectNotFound:
             return False
         return True
-
-    async def _is_pointed_at(self, key: str) -> bool:
-        async with self._work.sessions() as session:
-            return await is_pointed_at(session, key)

@@ -157,11 +157,17 @@ async def test_a_failing_start_is_not_hammered(server: JwksServer) -> None:
     assert server.requests == 1
 
 
-async def test_a_stalled_or_endless_answer_is_given_up(server: JwksServer) -> None:
+async def test_a_stalled_answer_is_given_up(server: JwksServer) -> None:
     source = JwksKeySource(server.url, timeout_seconds=0.2, retry_seconds=0)
     server.open.clear()
     assert await source.find("a") is None
     server.open.set()
+    # A busy machine may take longer than that for an answer.
+    await wait_until(lambda: source.find("a"), "an answer in time is used")
+
+
+async def test_an_endless_answer_is_given_up(server: JwksServer) -> None:
+    source = JwksKeySource(server.url, timeout_seconds=60, retry_seconds=0)
     server.body = b" " * 300_000 + json.dumps({"keys": server.keys}).encode()
     assert await source.find("a") is None
     server.body = None

@@ -13,7 +13,7 @@ from app.backends import Backends, open_backends
 from app.db.models import Document, Job
 from app.domain import JobKind
 from app.errors import StorageError
-from app.services.documents.remove import delete_document, unlink_document
+from app.services.documents.remove import delete_document, unlink_documents
 from app.services.documents.upload import UploadedDocument, upload_document
 from app.services.kernel.quotas import Allowance
 from app.settings import Settings
@@ -154,7 +154,7 @@ async def test_the_last_to_leave_waits_until_the_object_is_back(desk: Desk) -> N
     leaving: list[asyncio.Task[object]] = []
 
     async def leave() -> None:
-        leaving.append(asyncio.create_task(unlink_document(work, storage, owner, lost.id)))
+        leaving.append(asyncio.create_task(unlink_documents(work, storage, owner, [lost.id])))
         await wait_until(lambda: _is_waited_for(desk), "they wait", poll_seconds=0.02)
 
     storage.before["move"] = leave

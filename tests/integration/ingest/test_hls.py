@@ -143,7 +143,11 @@ async def test_each_segment_is_retried_by_itself(
 async def test_a_busy_source_is_not_asked_for_each_segment_again_and_again(
     hls: Hls, simulator: PanoptoSimulator, recording: Recording, comes: int
 ) -> None:
-    """The first segment is asked for alone, and all of them share the tries."""
+    """The first segment is asked for alone, and all of them share the tries.
+
+    One that is tried again while a late one is still asked for the first time may be refused for
+    that: such a refusal counts for no try.
+    """
     stream = await open_stream(hls.client, MediaLocation("hls", simulator.hls_url(recording)))
     simulator.requests.clear()
 
@@ -160,7 +164,7 @@ async def test_a_busy_source_is_not_asked_for_each_segment_again_and_again(
     assert failure.value.transient
     refused = [each for each in simulator.media_requests(recording) if each.status == 503]
     others = len(stream.playlist.pieces) - 1 if comes else 1
-    assert len(refused) == others + patience.tries_without_progress
+    assert 0 <= len(refused) - others - patience.tries_without_progress < others
 
 
 async def test_bytes_that_come_again_count_once(

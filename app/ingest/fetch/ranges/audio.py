@@ -38,6 +38,8 @@ _MAX_BOXES = 1000
 _MAX_INDEX_BYTES = 48 * 1024 * 1024
 _MOST_AHEAD = 2 * IN_FLIGHT
 _MOST_BYTES_AHEAD = 16 * 1024 * 1024
+_LEAST_WHOLE_SECONDS = 1.0
+"""A file that is expected to be had whole in less is not worth a plan."""
 _EXACT_SECONDS = 0.02
 _LATE_SECONDS = 0.5  # As `audio_track` has it, which sees nothing of the other tracks here.
 _TICK_SECONDS = 0.5
@@ -50,14 +52,12 @@ _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", 
 class AudioOptions:
     """How the audio may be fetched: at most so many bytes.
 
-    Files whose whole download is expected to take less than ``least_whole_seconds`` are not worth
-    a plan.  Audio that begins later than the file's other tracks is refused, with ``exact_start``
-    however little it is.
+    Audio that begins later than the file's other tracks is refused, with ``exact_start`` however
+    little it is.
     """
 
     max_bytes: int
     exact_start: bool = False
-    least_whole_seconds: float = 1.0
 
 
 async def fetch_audio(source: RangeSource, attempt: Attempt, options: AudioOptions) -> FetchedFile:
@@ -107,7 +107,7 @@ async def _read_index(source: RangeSource, options: AudioOptions, *, resumed: bo
     if source.version is None or head[4:8] not in _FIRST_BOXES:
         raise RangesRefused("no_mp4")
     size_bytes = source.version.size_bytes
-    if size_bytes / source.link.bytes_per_second < options.least_whole_seconds and not resumed:
+    if size_bytes / source.link.bytes_per_second < _LEAST_WHOLE_SECONDS and not resumed:
         raise RangesRefused("small")
     moov = await _Boxes(source, head, size_bytes).moov()
     index = await read_audio_index(moov, size_bytes)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.domain import LectureFailure
-from app.errors import IngestFailed
-from app.ingest.failures import failure_of_error, failure_of_status
+from app.ingest.failures import failure_of_error, failure_of_status, timed_out
 from app.ingest.fetch.playlist import ByteRange
 from app.ingest.model import MediaLocation
 from app.ingest.net.guard import Connection, GuardedClient
@@ -63,9 +61,7 @@ class RangeConnections:
             async with asyncio.timeout(_IDLE_SECONDS) as idle:
                 return await self._exchange(request, wanted.length, idle)
         except TimeoutError:
-            raise IngestFailed(
-                LectureFailure.TIMEOUT, "The source did not answer in time.", transient=True
-            ) from None
+            raise timed_out() from None
         except _TROUBLE as error:
             raise failure_of_error(error) from error
 

@@ -9,7 +9,7 @@ import httpx
 
 from app.domain import LectureFailure
 from app.errors import IngestFailed
-from app.ingest.failures import Refused
+from app.ingest.failures import Refused, closed_meanwhile
 from app.ingest.fetch.file import Begun, validator_of
 from app.ingest.fetch.playlist import ByteRange
 from app.ingest.fetch.ranges.connections import RangeAnswer, RangeConnections
@@ -155,7 +155,12 @@ class RangeSource:
             try:
                 return await self._retries.of(partial(self._ask, wanted), self._limit)
             except Refused as refusal:
-                raise _end_of_ranges(refusal) from None
+                # It had answered well before.
+                if refusal.failure is LectureFailure.LOGIN_REQUIRED:
+                    raise closed_meanwhile() from None
+                if refusal.is_overload:
+                    raise
+                raise RangesRefused(f"status_{refusal.status}") from None
             except RangesRefused as refusal:
                 odd = refusal
         raise odd
@@ -276,15 +281,3 @@ def _part_of(answer: RangeAnswer, wanted: ByteRange, version: FileVersion) -> by
     if sent.end - sent.start != len(answer.body):
         raise RangesRefused("other_ranges")
     return answer.body
-
-
-def _end_of_ranges(refusal: Refused) -> Exception:
-    """Return what it means that a source answers parts of a file so, which it had answered well.
-
-    Where it has closed, a signed URL has run out, as a rule: the job will ask for another.
-    """
-    if refusal.failure is LectureFailure.LOGIN_REQUIRED:
-        return IngestFailed(
-            LectureFailure.NETWORK, "The source closed while it was read.", transient=True
-        )
-    return refusal if refusal.is_overload else RangesRefused(f"status_{refusal.status}")

@@ -40,7 +40,11 @@ class AacEncoder:
             self._end_shape()
             self._shape = None
             while (missing := begins - self._fifo.samples_written) > 0:
-                self._append([self._silence(min(missing, _SILENCE_SAMPLES))])
+                silence = av.AudioFrame(_FORMAT, self._layout, min(missing, _SILENCE_SAMPLES))
+                for plane in silence.planes:
+                    plane.update(bytes(plane.buffer_size))
+                silence.sample_rate = self._rate
+                self._append([silence])
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
             self._end_shape()
@@ -64,13 +68,6 @@ class AacEncoder:
         if self._resampler and self._shape:
             self._append(self._resampler.resample(None))
         self._resampler = None
-
-    def _silence(self, samples: int) -> av.AudioFrame:
-        frame = av.AudioFrame(_FORMAT, self._layout, samples)
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        frame.sample_rate = self._rate
-        return frame
 
     def _append(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:

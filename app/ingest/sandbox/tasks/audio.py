@@ -127,7 +127,12 @@ def _copy(sound: _Sound, target: OutputContainer) -> None:
         output = output or target.add_stream_from_template(track.stream)
         for packet in _placed_packets(track, timeline, decodable):
             packet.stream = output
-            _mux(packet, target)
+            try:
+                target.mux_one(packet)
+            except (OSError, MemoryError):
+                raise
+            except av.FFmpegError:
+                raise _CannotCopy from None
     decodable.require()
 
 
@@ -170,15 +175,6 @@ def _stamped(
     packet.pts = packet.dts = position
     packet.duration = samples
     return packet
-
-
-def _mux(packet: Packet[AudioStream], target: OutputContainer) -> None:
-    try:
-        target.mux_one(packet)
-    except av.FFmpegError as error:
-        if isinstance(error, OSError | MemoryError):
-            raise
-        raise _CannotCopy from None
 
 
 class _Decodable:

@@ -53,7 +53,12 @@ def _cues(text: str) -> Iterator[tuple[float, float | None, str]]:
 
 def _read(text: str) -> Iterator[tuple[float, float | None, str]]:
     if text.startswith(("[", "{")):
-        yield from _panopto(text)
+        # Entries with a time and a text count.
+        for entry in lenient.objects(unwrapped(parsed(text)), most=_MOST_CUES):
+            start, words = lenient.number(entry.get("Time")), lenient.text(entry.get("Caption"))
+            lasts = lenient.number(entry.get("CaptionDuration"))
+            if start is not None and words:
+                yield start, start + lasts if lasts else None, html.unescape(_TAG.sub(" ", words))
         return
     is_vtt = text.startswith("WEBVTT")
     try:
@@ -64,15 +69,6 @@ def _read(text: str) -> Iterator[tuple[float, float | None, str]]:
         # In SRT a "<" is a tag only where it is a usual one.
         words = caption.text if is_vtt else _TAG.sub("", caption.raw_text)
         yield _seconds(caption.start), _seconds(caption.end), html.unescape(words)
-
-
-def _panopto(text: str) -> Iterator[tuple[float, float | None, str]]:
-    """Yield the entries ``{"Caption", "Time", "CaptionDuration"}`` that have a time and a text."""
-    for entry in lenient.objects(unwrapped(parsed(text)), most=_MOST_CUES):
-        start, words = lenient.number(entry.get("Time")), lenient.text(entry.get("Caption"))
-        lasts = lenient.number(entry.get("CaptionDuration"))
-        if start is not None and words:
-            yield start, start + lasts if lasts else None, html.unescape(_TAG.sub(" ", words))
 
 
 def _seconds(stamp: str) -> float:
