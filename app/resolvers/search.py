@@ -5,7 +5,7 @@ from typing import Annotated
 import strawberry
 
 from app import domain
-from app.resolvers.info import Info, OfCourse
+from app.resolvers.info import Info, OfCollection, OfCourse, OfTopic
 from app.schema.kernel.scalars import parse_uuid
 from app.schema.kernel.shapes import After, First
 from app.schema.search import SearchHitConnection
@@ -43,15 +43,20 @@ class SearchQueries:
         document_id: Annotated[
             strawberry.ID | None, strawberry.argument(description="In this document alone.")
         ] = None,
+        topic_id: OfTopic = None,
+        collection_id: OfCollection = None,
         first: First = 20,
         after: After = None,
     ) -> SearchHitConnection:
         """Return a page of hits."""
-        where = read.SearchFilter(
-            course_id,
-            None if lecture_id is None else parse_uuid(lecture_id, "lectureId"),
-            None if document_id is None else parse_uuid(document_id, "documentId"),
-        )
+        ids = {
+            "lectureId": lecture_id,
+            "documentId": document_id,
+            "topicId": topic_id,
+            "collectionId": collection_id,
+        }
+        named = (id_ if id_ is None else parse_uuid(id_, name) for name, id_ in ids.items())
+        where = read.SearchFilter(course_id, *named)
         embedder, how = info.context.app.backends.embedder, mode or domain.SearchMode.HYBRID
         async with info.context.session() as session:
             page = await read.search(

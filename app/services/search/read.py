@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -43,6 +43,8 @@ class SearchFilter:
     course_id: UUID | None = None
     lecture_id: UUID | None = None
     document_id: UUID | None = None
+    topic_id: UUID | None = None
+    collection_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +131,7 @@ class _Search:
         self, session: AsyncSession, viewer: Viewer, where: SearchFilter, as_of: datetime
     ) -> None:
         self._session = session
-        self._where = where
-        self._scope: dict[str, Any] = {
-            "viewer_id": viewer.id,
-            "as_of": as_of,
-            "course_id": where.course_id,
-            "lecture_id": where.lecture_id,
-            "document_id": where.document_id,
-        }
+        self._scope = {"viewer_id": viewer.id, "as_of": as_of, **asdict(where)}
         self._configs: Sequence[str] = ()
 
     async def rank(

@@ -28,6 +28,16 @@ SCOPE = """
           AND CAST(:document_id AS uuid) IS NULL
           AND (CAST(:course_id AS uuid) IS NULL OR lectures.course_id = :course_id)
           AND (CAST(:lecture_id AS uuid) IS NULL OR lectures.id = :lecture_id)
+          AND (CAST(:topic_id AS uuid) IS NULL OR lectures.id IN (
+              SELECT transcriptions.lecture_id FROM topics
+              JOIN transcription_topics ON topic_id = topics.id
+              JOIN transcriptions ON transcriptions.id = transcription_id
+              WHERE topics.id = :topic_id AND topics.user_id = :viewer_id
+                AND review <> 'rejected'))
+          AND (CAST(:collection_id AS uuid) IS NULL OR lectures.id IN (
+              SELECT collection_items.lecture_id FROM collections
+              JOIN collection_items ON collection_id = collections.id
+              WHERE collections.id = :collection_id AND collections.user_id = :viewer_id))
     ),
     documents_in AS MATERIALIZED (
         SELECT documents.id AS document_id, embedder, text_config, chunk_count
@@ -38,6 +48,11 @@ SCOPE = """
           AND CAST(:lecture_id AS uuid) IS NULL
           AND (CAST(:course_id AS uuid) IS NULL OR documents.course_id = :course_id)
           AND (CAST(:document_id AS uuid) IS NULL OR documents.id = :document_id)
+          AND CAST(:topic_id AS uuid) IS NULL
+          AND (CAST(:collection_id AS uuid) IS NULL OR documents.id IN (
+              SELECT collection_items.document_id FROM collections
+              JOIN collection_items ON collection_id = collections.id
+              WHERE collections.id = :collection_id AND collections.user_id = :viewer_id))
     )
 """
 """What is looked through: the viewer's, as it was at ``:as_of``, so that later pages fit the first.

@@ -12,8 +12,18 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from sqlalchemy import delete, select, text, update
 
-from app.db.models import Document, Transcription, TranscriptionChunk, UserLecture
-from app.domain import SearchMode
+from app.auth.viewer import Viewer
+from app.db.models import (
+    Collection,
+    CollectionItem,
+    Document,
+    Topic,
+    Transcription,
+    TranscriptionChunk,
+    TranscriptionTopic,
+    UserLecture,
+)
+from app.domain import SearchMode, TopicReview
 from app.embedded.postgres import EmbeddedPostgres
 from app.errors import BadUserInput
 from app.services.documents.read import OwnDocument
@@ -133,6 +143,39 @@ async def test_filters_narrow(library: Library) -> None:
     assert await found(document_id=document) == {document}
     assert await found(document_id=document, lecture_id=here) == set()
     assert await found(course_id=uuid4()) == set()
+
+
+async def test_topics_and_collections_narrow_to_the_viewers_own(library: Library) -> None:
+    viewer, other = await library.viewer(), await library.viewer()
+    inside, outside = [await library.lecture(BIOLOGY, viewer, other) for _ in range(2)]
+    document = await library.document(["sugar"], viewer, other)
+    await library.index()
+    async with library.backends.sessions.begin() as session:
+        topic = Topic(user_id=viewer.id, name="Sugar", folded_name="sugar")
+        collection = Collection(user_id=viewer.id, name="Sweets")
+        session.add_all([topic, collection])
+        await session.flush()
+        of_inside = select(Transcription.id).where(Transcription.lecture_id == inside)
+        assigned = TranscriptionTopic(
+            transcription_id=(await session.scalars(of_inside)).one(),
+            topic_id=topic.id,
+            assigned_by=viewer.id,
+        )
+        session.add(assigned)
+        for position, held in enumerate([{"lecture_id": outside}, {"document_id": document}]):
+            session.add(CollectionItem(collection_id=collection.id, position=position, **held))
+
+    async def found(who: Viewer, **where: UUID) -> set[UUID]:
+        return {subject_of(hit) for hit in (await library.search(who, "sugar", **where)).rows}
+
+    assert await found(viewer, topic_id=topic.id) == {inside}
+    assert await found(viewer, collection_id=collection.id) == {outside, document}
+    assert await found(viewer, topic_id=topic.id, collection_id=collection.id) == set()
+    assert await found(other, topic_id=topic.id) == set()
+    assert await found(other, collection_id=collection.id) == set()
+    async with library.backends.sessions.begin() as session:
+        await session.execute(update(TranscriptionTopic).values(review=TopicReview.REJECTED))
+    assert await found(viewer, topic_id=topic.id) == set()
 
 
 async def test_the_current_transcription_is_searched_and_no_other(library: Library) -> None:
