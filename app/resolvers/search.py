@@ -5,8 +5,8 @@ from typing import Annotated
 import strawberry
 
 from app import domain
-from app.resolvers.info import Info, OfCourse
-from app.schema.kernel.scalars import parse_uuid
+from app.resolvers.info import Info, OfCollection, OfCourse, OfTopic
+from app.schema.kernel.scalars import parse_optional_uuid
 from app.schema.kernel.shapes import After, First
 from app.schema.search import SearchHitConnection
 from app.services.search import read
@@ -43,14 +43,18 @@ class SearchQueries:
         document_id: Annotated[
             strawberry.ID | None, strawberry.argument(description="In this document alone.")
         ] = None,
+        topic_id: OfTopic = None,
+        collection_id: OfCollection = None,
         first: First = 20,
         after: After = None,
     ) -> SearchHitConnection:
         """Return a page of hits."""
         where = read.SearchFilter(
             course_id,
-            None if lecture_id is None else parse_uuid(lecture_id, "lectureId"),
-            None if document_id is None else parse_uuid(document_id, "documentId"),
+            parse_optional_uuid(lecture_id, "lectureId"),
+            parse_optional_uuid(document_id, "documentId"),
+            parse_optional_uuid(topic_id, "topicId"),
+            parse_optional_uuid(collection_id, "collectionId"),
         )
         embedder, how = info.context.app.backends.embedder, mode or domain.SearchMode.HYBRID
         async with info.context.session() as session:

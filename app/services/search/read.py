@@ -38,11 +38,13 @@ _AS_NEAR = 0.8
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Where to look; None is everywhere."""
+    """Where to look; None is everywhere.  A topic has lectures alone."""
 
     course_id: UUID | None = None
     lecture_id: UUID | None = None
     document_id: UUID | None = None
+    topic_id: UUID | None = None
+    collection_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class _Search:
             "course_id": where.course_id,
             "lecture_id": where.lecture_id,
             "document_id": where.document_id,
+            "topic_id": where.topic_id,
+            "collection_id": where.collection_id,
         }
         self._configs: Sequence[str] = ()
 

@@ -28,6 +28,16 @@ SCOPE = """
           AND CAST(:document_id AS uuid) IS NULL
           AND (CAST(:course_id AS uuid) IS NULL OR lectures.course_id = :course_id)
           AND (CAST(:lecture_id AS uuid) IS NULL OR lectures.id = :lecture_id)
+          AND (CAST(:topic_id AS uuid) IS NULL OR lectures.id IN (
+              SELECT transcriptions.lecture_id FROM topics
+              JOIN transcription_topics ON transcription_topics.topic_id = topics.id
+              JOIN transcriptions ON transcriptions.id = transcription_topics.transcription_id
+              WHERE topics.id = :topic_id AND topics.user_id = :viewer_id
+                AND review <> 'rejected'))
+          AND (CAST(:collection_id AS uuid) IS NULL OR lectures.id IN (
+              SELECT lecture_id FROM collection_items
+              JOIN collections ON collections.id = collection_items.collection_id
+              WHERE collections.id = :collection_id AND collections.user_id = :viewer_id))
     ),
     documents_in AS MATERIALIZED (
         SELECT documents.id AS document_id, embedder, text_config, chunk_count
@@ -36,6 +46,11 @@ SCOPE = """
         WHERE user_documents.user_id = :viewer_id AND user_documents.created_at <= :as_of
           AND indexed_at <= :as_of
           AND CAST(:lecture_id AS uuid) IS NULL
+          AND CAST(:topic_id AS uuid) IS NULL
+          AND (CAST(:collection_id AS uuid) IS NULL OR documents.id IN (
+              SELECT collection_items.document_id FROM collection_items
+              JOIN collections ON collections.id = collection_items.collection_id
+              WHERE collections.id = :collection_id AND collections.user_id = :viewer_id))
           AND (CAST(:course_id AS uuid) IS NULL OR documents.course_id = :course_id)
           AND (CAST(:document_id AS uuid) IS NULL OR documents.id = :document_id)
     )

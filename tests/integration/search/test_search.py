@@ -12,14 +12,18 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from sqlalchemy import delete, select, text, update
 
+from app.auth.viewer import Viewer
 from app.db.models import Document, Transcription, TranscriptionChunk, UserLecture
 from app.domain import SearchMode
 from app.embedded.postgres import EmbeddedPostgres
 from app.errors import BadUserInput
+from app.services.collections.change import add_to_collection, create_collection
 from app.services.documents.read import OwnDocument
 from app.services.search import read
 from app.services.search.query import parse_query
 from app.services.search.read import Hit
+from app.services.topics.assign import assign_topics, review_topic
+from app.services.topics.change import create_topic
 from app.settings import Settings
 from tests.support.library import SECONDS_A_WORD, Library, open_library, spoken
 
@@ -133,6 +137,39 @@ async def test_filters_narrow(library: Library) -> None:
     assert await found(document_id=document) == {document}
     assert await found(document_id=document, lecture_id=here) == set()
     assert await found(course_id=uuid4()) == set()
+
+
+async def test_ones_own_topics_and_collections_narrow(library: Library) -> None:
+    viewer, stranger = await library.viewer(), await library.viewer()
+    biology = await library.lecture(BIOLOGY, viewer, stranger)
+    law = await library.lecture(LAW, viewer, stranger)
+    pdf = await library.document([BIOLOGY], viewer, stranger)
+    other = await library.document([BIOLOGY, LAW], viewer, stranger)
+    await library.index()
+    work = library.backends.work
+    collection = (await create_collection(work, viewer, "Exam", None)).id
+    for subject in (biology, pdf):
+        await add_to_collection(work, viewer, collection, subject, None)
+    topic = (await create_topic(work, viewer, "Plants", None)).id
+    async with library.backends.sessions() as session:
+        query = select(Transcription.id).where(Transcription.lecture_id == biology)
+        words = await session.scalar(query)
+    assert words is not None
+    await assign_topics(work, viewer, words, [topic])
+
+    async def found(who: Viewer, query: str = "sugar", **where: UUID) -> set[UUID]:
+        page = await library.search(who, query, SearchMode.KEYWORD, **where)
+        return {subject_of(hit) for hit in page.rows}
+
+    assert await found(viewer) == {biology, pdf, other}
+    assert await found(viewer, collection_id=collection) == {biology, pdf}
+    assert await found(viewer, "appeal", collection_id=collection) == set()
+    assert await found(viewer, "appeal") == {law, other}
+    assert await found(viewer, topic_id=topic) == {biology}
+    assert await found(stranger, collection_id=collection) == set()
+    assert await found(stranger, topic_id=topic) == set()
+    await review_topic(work, viewer, words, topic, accept=False)
+    assert await found(viewer, topic_id=topic) == set()
 
 
 async def test_the_current_transcription_is_searched_and_no_other(library: Library) -> None:
