@@ -133,9 +133,9 @@ async def test_what_is_unlinked_leaves_the_viewers_collections_alone(
     for viewer, collection in ((ada, mine), (bob, his)):
         await change.add_to_collection(work, viewer, collection, shared, 0)
         await change.add_to_collection(work, viewer, collection, pdf, 2)
-    await lectures.unlink_lecture(work, store, scratch, ada, shared)
+    await lectures.unlink_lectures(work, store, scratch, ada, [shared])
     assert await items(sessions, mine) == [subjects[0], pdf, *subjects[1:]]
-    await documents.unlink_document(work, store, ada, pdf)
+    await documents.unlink_documents(work, store, ada, [pdf])
     assert await items(sessions, mine) == subjects
     assert await items(sessions, his) == [shared, others[0], pdf, others[1]]
     root = await add_user(sessions, is_admin=True)

@@ -204,7 +204,7 @@ async def test_a_lecture_counts_once_and_only_while_it_is_the_viewers(
         await assign.assign_topics(backends.work, ada, words, [topic])
     assert await lecture_count(sessions, ada, topic) == 1
     store, scratch = backends.storage, backends.scratch
-    await lectures.unlink_lecture(backends.work, store, scratch, ada, lecture)
+    await lectures.unlink_lectures(backends.work, store, scratch, ada, [lecture])
     assert await lecture_count(sessions, ada, topic) == 0
 
 

@@ -12,7 +12,7 @@ from app.auth.viewer import Viewer
 from app.backends import Backends, open_backends
 from app.db import ledger
 from app.db.models import Job, Lecture, Topic, Transcription, TranscriptionTopic
-from app.domain import JobKind, TopicReview, TranscriptionSource, TranscriptionStatus
+from app.domain import JobKind, TopicReview, TranscriptionStatus
 from app.embedder.embedder import Embedder, EmbedderFailed
 from app.errors import Conflict, NotFound
 from app.ingest.pdf import page_texts
@@ -24,7 +24,7 @@ from app.services.topics.judge_job import TopicJudgements
 from app.services.topics.suggest import Suggestions, suggest_topics
 from app.services.transcripts.payload import store
 from app.settings import Settings
-from app.transcript.model import Segment, Transcript, Word
+from tests.support.library import spoken
 from tests.support.rows import add_lecture, add_transcription, add_user
 
 if TYPE_CHECKING:
@@ -91,21 +91,6 @@ class Passing:
 
     async def embed_query(self, text: str) -> "Vectors":
         return await self.real.embed_query(text)
-
-
-def spoken(text: str) -> Transcript:
-    """The text as a transcript: a word in 0.4 s, a pause behind each sentence."""
-    segments, now = [], 0.0
-    for sentence in text.split(". "):
-        words = []
-        for word in sentence.rstrip(".").split():
-            words.append(Word(now, now + 0.35, word, 0.9))
-            now += 0.4
-        joined = " ".join(word.text for word in words) + "."
-        segments.append(Segment(words[0].start, words[-1].end, joined, 0.9, tuple(words)))
-        now += 1.0
-    source = TranscriptionSource.SPEECH_RECOGNITION
-    return Transcript(source, "en", "base", now, tuple(segments))
 
 
 async def add_spoken(backends: Backends, sessions: Sessions, text: str, *viewers: Viewer) -> UUID:
