@@ -59,10 +59,13 @@ async def running(
 
 
 async def ended_jobs(service: Service, subject_id: str) -> list[tuple[str, str, int, str | None]]:
-    """Wait until all jobs of the subject have ended; return kind, state, attempt and last error."""
+    """Wait until its jobs, topics apart, have ended; return kind, state, attempt and last error."""
     url = (service.settings.database_url or "").replace("+asyncpg", "")
     connection = await asyncpg.connect(url)
-    query = "SELECT kind, state::text, attempt, last_error FROM jobs WHERE subject_id = $1"
+    query = (
+        "SELECT kind, state::text, attempt, last_error FROM jobs"
+        " WHERE subject_id = $1 AND kind <> 'judge_topics'"
+    )
 
     async def jobs() -> Sequence[asyncpg.Record]:
         # What waits for its next attempt need not wait for a clock.
@@ -255,6 +258,26 @@ async def test_what_a_model_has_written_stays_when_it_is_indexed_anew(
         await _index_anew(service, id_)
         assert [job[0] for job in await ended_jobs(service, id_)].count("summarize") == 2
         assert await topics_of(service, id_) == ["Subject 0"]
+
+
+async def test_a_topic_is_kept_with_the_text_that_it_is_of_alone(
+    service_settings: Settings, simulator: PanoptoSimulator, media: Path, server: LanguageServer
+) -> None:
+    async def change_chunks() -> None:
+        url = (service_settings.database_url or "").replace("+asyncpg", "")
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("UPDATE transcription_chunks SET text = 'Something else.'")
+        finally:
+            await connection.close()
+
+    server.meanwhile = change_chunks
+    async with running(service_settings, simulator, **server.settings) as service:
+        ada = service.user("ada")
+        lecture_id, id_ = await captioned(service, ada, media)
+        await ended_jobs(service, id_)
+        assert (await ada.run(LECTURE, id=lecture_id))["summarySource"] == "MODEL"
+        assert await topics_of(service, id_) == [None]
 
 
 async def _index_anew(service: Service, subject_id: str) -> None:
