@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 import redis.asyncio
 from sqlalchemy.engine import make_url
@@ -21,6 +22,12 @@ from app.settings import Settings, load_settings
 from tests.support.serving import ISSUER_KEY, issuer_directory
 
 pytest_plugins = ["tests.support.panopto", "tests.support.s3"]
+
+# How long an example takes tells of the machine: a busy one is no failure.
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_machine")
 
 _ENOUGH_MEMORY_BYTES = 4 * 1024**3
 _OURS = tuple(name.upper() for name in Settings.model_fields)
