@@ -237,8 +237,7 @@ async def measure(
     )
 
     async def run(number: int, mode: SearchMode, where: SearchFilter) -> None:
-        async with sessions() as session:
-            await search(session, vectors, viewer, typed[number], mode, where, 20, None)
+        await search(sessions, vectors, viewer, typed[number], mode, where, 20, None)
 
     for mode in SearchMode:
         tell(mode.name, await timed(lambda n, mode=mode: run(n, mode, SearchFilter())))

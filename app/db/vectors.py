@@ -53,13 +53,13 @@ _AVAILABLE = text(
     "SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = :name),"
     " (SELECT default_version FROM pg_available_extensions WHERE name = :name))"
 )
-_PRESENT = text(
-    """
-    SELECT to_regclass('transcription_vectors') IS NOT NULL
-           AND to_regclass('page_vectors') IS NOT NULL AS vectors,
-           to_regprocedure('similarity(text,text)') IS NOT NULL AS likeness
-    """
-)
+PRESENT = """
+    to_regclass('transcription_vectors') IS NOT NULL
+        AND to_regclass('page_vectors') IS NOT NULL AS vectors,
+    to_regprocedure('similarity(text,text)') IS NOT NULL AS likeness
+"""
+"""Columns of any statement: what `Extensions` tells."""
+_PRESENT = text(f"SELECT {PRESENT}")
 
 
 @dataclass(frozen=True, slots=True)

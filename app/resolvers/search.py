@@ -58,8 +58,7 @@ class SearchQueries:
         named = (id_ if id_ is None else parse_uuid(id_, name) for name, id_ in ids.items())
         where = read.SearchFilter(course_id, *named)
         embedder, how = info.context.app.backends.embedder, mode or domain.SearchMode.HYBRID
-        async with info.context.session() as session:
-            page = await read.search(
-                session, embedder, info.context.viewer, query, how, where, first, after
-            )
+        page = await read.search(
+            info.context.session, embedder, info.context.viewer, query, how, where, first, after
+        )
         return SearchHitConnection.from_page(page, info.context)

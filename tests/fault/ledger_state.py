@@ -59,7 +59,11 @@ async def assert_one_effect(service: Service, deployment: Deployment, database: 
     for row in lectures:
         assert 1 <= row["attempt"] <= row["claims"], dict(row)
     open_jobs = "SELECT * FROM jobs WHERE state IN ('queued', 'running') AND kind <> 'sweep'"
-    assert await database.rows(open_jobs) == []
+
+    async def is_over() -> bool:
+        return not await database.rows(open_jobs)
+
+    await wait_until(is_over, "all work is done")
     expected = {row["audio_storage_key"] for row in lectures}
     documents = await database.rows("SELECT storage_key FROM documents")
     expected |= {row["storage_key"] for row in documents}

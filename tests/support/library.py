@@ -159,10 +159,16 @@ class Library:
         after: str | None = None,
         **where: UUID,
     ) -> Page[Hit]:
-        async with self.backends.sessions() as session:
-            return await search(
-                session, self.embedder, viewer, query, mode, SearchFilter(**where), first, after
-            )
+        return await search(
+            self.backends.sessions,
+            self.embedder,
+            viewer,
+            query,
+            mode,
+            SearchFilter(**where),
+            first,
+            after,
+        )
 
 
 @cache

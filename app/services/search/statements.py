@@ -4,16 +4,12 @@ They are text, since they are held to a plan (decision 0013): a parameter is cas
 a MATERIALIZED part of its own, and a viewer's chunks are looked through parent by parent.
 """
 
-from functools import cache
-
 from sqlalchemy import TextClause, text
 
-RANKED = 200
-"""How many chunks each way of searching ranks, and how many hits an answer has at most."""
-_RRF = 60
-"""The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)."""
+from app.db.vectors import PRESENT
 
 SCOPE = """
+    seen AS MATERIALIZED (SELECT coalesce(CAST(:as_of AS timestamptz), now()) AS at),
     lectures_in AS MATERIALIZED (
         SELECT lectures.id AS lecture_id, best.*
         FROM user_lectures
@@ -21,13 +17,15 @@ SCOPE = """
         CROSS JOIN LATERAL (
             SELECT id AS transcription_id, embedder, text_config, chunk_count FROM transcriptions
             WHERE transcriptions.lecture_id = lectures.id AND status = 'completed'
-              AND indexed_at <= :as_of
+              AND indexed_at <= (SELECT at FROM seen)
             ORDER BY source = 'speech_recognition' DESC, completed_at DESC, id LIMIT 1
         ) AS best
-        WHERE user_lectures.user_id = :viewer_id AND user_lectures.created_at <= :as_of
+        WHERE user_lectures.user_id = :viewer_id
+          AND user_lectures.created_at <= (SELECT at FROM seen)
           AND CAST(:document_id AS uuid) IS NULL
           AND (CAST(:course_id AS uuid) IS NULL OR lectures.course_id = :course_id)
-          AND (CAST(:lecture_id AS uuid) IS NULL OR lectures.id = :lecture_id)
+          AND (CAST(:lecture_id AS uuid) IS NULL OR lectures.id = coalesce(
+              (SELECT lecture_id FROM lecture_aliases WHERE id = :lecture_id), :lecture_id))
           AND (CAST(:topic_id AS uuid) IS NULL OR lectures.id IN (
               SELECT transcriptions.lecture_id FROM topics
               JOIN transcription_topics ON topic_id = topics.id
@@ -43,8 +41,9 @@ SCOPE = """
         SELECT documents.id AS document_id, embedder, text_config, chunk_count
         FROM user_documents
         JOIN documents ON documents.id = user_documents.document_id
-        WHERE user_documents.user_id = :viewer_id AND user_documents.created_at <= :as_of
-          AND indexed_at <= :as_of
+        WHERE user_documents.user_id = :viewer_id
+          AND user_documents.created_at <= (SELECT at FROM seen)
+          AND indexed_at <= (SELECT at FROM seen)
           AND CAST(:lecture_id AS uuid) IS NULL
           AND (CAST(:course_id AS uuid) IS NULL OR documents.course_id = :course_id)
           AND (CAST(:document_id AS uuid) IS NULL OR documents.id = :document_id)
@@ -55,7 +54,8 @@ SCOPE = """
               WHERE collections.id = :collection_id AND collections.user_id = :viewer_id))
     )
 """
-"""What is looked through: the viewer's, as it was at ``:as_of``, so that later pages fit the first.
+"""What is looked through: the viewer's, as it was at ``:as_of``, so that later pages fit the first;
+as it is now where that is null.
 
 Of a lecture's transcriptions it is the current one, or while that is not indexed the one before.
 """
@@ -63,7 +63,7 @@ Of a lecture's transcriptions it is the current one, or while that is not indexe
 SIZE = text(
     f"""
     WITH {SCOPE}
-    SELECT coalesce(sum(chunk_count), 0) AS chunks,
+    SELECT now() AS now, {PRESENT}, coalesce(sum(chunk_count), 0) AS chunks,
            coalesce(array_agg(DISTINCT text_config), '{{}}') AS configs
     FROM (SELECT chunk_count, text_config FROM lectures_in
           UNION ALL SELECT chunk_count, text_config FROM documents_in) AS parents
@@ -106,9 +106,10 @@ _BY_WORDS = """
         ) AS chunks
         WHERE search @@ typed.query
     ),
-    by_words AS (
-        SELECT *, row_number() OVER (ORDER BY rank DESC, parent_id, page, chunk_index) AS place
-        FROM (SELECT * FROM found_lectures UNION ALL SELECT * FROM found_pages) AS found
+    found AS (
+        SELECT *, CAST(0 AS float) AS nearness,
+               row_number() OVER (ORDER BY rank DESC, parent_id, page, chunk_index) AS place
+        FROM (SELECT * FROM found_lectures UNION ALL SELECT * FROM found_pages) AS both_kinds
         ORDER BY place LIMIT :ranked
     )
 """
@@ -135,9 +136,10 @@ _BY_MEANING = """
         ) AS vectors
         WHERE embedder = :embedder
     ),
-    by_meaning AS (
-        SELECT *, row_number() OVER (ORDER BY distance, parent_id, page, chunk_index) AS place
-        FROM (SELECT * FROM near_lectures UNION ALL SELECT * FROM near_pages) AS found
+    found AS (
+        SELECT *, 1 - distance AS nearness,
+               row_number() OVER (ORDER BY distance, parent_id, page, chunk_index) AS place
+        FROM (SELECT * FROM near_lectures UNION ALL SELECT * FROM near_pages) AS both_kinds
         WHERE distance <= :farthest
         ORDER BY place LIMIT :ranked
     )
@@ -163,11 +165,12 @@ _BY_MEANING_INDEXED = """
             SELECT document_id FROM documents_in WHERE embedder = :embedder))
         ORDER BY embedding <=> (SELECT embedding FROM meant) LIMIT :ranked
     ),
-    by_meaning AS (
-        SELECT *, row_number() OVER (ORDER BY distance, parent_id, page, chunk_index) AS place
+    found AS (
+        SELECT *, 1 - distance AS nearness,
+               row_number() OVER (ORDER BY distance, parent_id, page, chunk_index) AS place
         FROM (SELECT lecture_id, near_lectures.* FROM near_lectures
               JOIN lectures_in ON transcription_id = parent_id
-              UNION ALL SELECT CAST(NULL AS uuid), near_pages.* FROM near_pages) AS found
+              UNION ALL SELECT CAST(NULL AS uuid), near_pages.* FROM near_pages) AS both_kinds
         WHERE distance <= :farthest
         ORDER BY place LIMIT :ranked
     )
@@ -190,36 +193,21 @@ INDEXED_SETTINGS = (
 )
 
 
-@cache
-def ranking(*, words: bool, meaning: bool, indexed: bool) -> TextClause:
-    """Return the statement that ranks chunks, by words, by meaning, or by both.
+def _ranking(*parts: str) -> TextClause:
+    with_parts = ",".join((SCOPE, *parts))
+    return text(f"WITH {with_parts} SELECT * FROM found ORDER BY place")  # noqa: S608
 
-    Its rows are ``lecture_id`` (null for a page's), ``parent_id`` (a transcription, a document),
-    ``page``, ``chunk_index``, ``score``, ``has_words`` and ``nearness`` (0 where it is not known),
-    the best first.
-    """
-    parts, ways = [SCOPE], []
-    if words:
-        parts += [_QUERIES, _BY_WORDS_INDEXED if indexed else _BY_WORDS]
-        ways.append("SELECT lecture_id, parent_id, page, chunk_index, place, true, 0 FROM by_words")
-    if meaning:
-        parts.append(_BY_MEANING_INDEXED if indexed else _BY_MEANING)
-        ways.append(
-            "SELECT lecture_id, parent_id, page, chunk_index, place, false, 1 - distance"
-            " FROM by_meaning"
-        )
-    return text(
-        f"""
-        WITH {",".join(parts)}
-        SELECT lecture_id, parent_id, page, chunk_index,
-               sum(1.0 / ({_RRF} + place)) AS score, bool_or(has_words) AS has_words,
-               max(nearness) AS nearness
-        FROM ({" UNION ALL ".join(ways)})
-            AS placed (lecture_id, parent_id, page, chunk_index, place, has_words, nearness)
-        GROUP BY lecture_id, parent_id, page, chunk_index
-        ORDER BY score DESC, parent_id, page, chunk_index
-        """  # noqa: S608 - its parts are the module's own
-    )
+
+BY_WORDS = _ranking(_QUERIES, _BY_WORDS)
+"""Rank the viewer's chunks that have the words, the best first: at most ``:ranked``.
+
+A row has ``lecture_id`` (null for a page's), ``parent_id`` (a transcription, a document), ``page``,
+``chunk_index`` and ``nearness``.
+"""
+BY_MEANING = _ranking(_BY_MEANING)
+"""Likewise those whose meaning is near, by how near it is (the cosine)."""
+BY_WORDS_INDEXED = _ranking(_QUERIES, _BY_WORDS_INDEXED)
+BY_MEANING_INDEXED = _ranking(_BY_MEANING_INDEXED)
 
 
 _MARKED = (
@@ -228,26 +216,26 @@ _MARKED = (
 )
 DETAILS = text(
     f"""
-    WITH {SCOPE}, {_QUERIES}
+    WITH {_QUERIES}
     SELECT number, chunks.text, CASE WHEN has_words THEN {_MARKED} END AS marked,
-           chunks.start_time, chunks.end_time, chunks.sentences, chunks.sentence_vectors
+           chunks.end_time, chunks.sentences, chunks.sentence_vectors
     FROM unnest(CAST(:numbers AS int[]), CAST(:parent_ids AS uuid[]), CAST(:pages AS int[]),
                 CAST(:chunk_indexes AS int[]), CAST(:has_words AS boolean[]))
         AS wanted (number, parent_id, page, chunk_index, has_words)
     CROSS JOIN LATERAL (
-        SELECT text, start_time, end_time, sentences, sentence_vectors, text_config
-        FROM transcription_chunks JOIN lectures_in USING (transcription_id)
+        SELECT text, end_time, sentences, sentence_vectors, text_config
+        FROM transcription_chunks JOIN transcriptions ON transcriptions.id = transcription_id
         WHERE transcription_id = parent_id AND transcription_chunks.chunk_index = wanted.chunk_index
         UNION ALL
-        SELECT text, NULL, NULL, NULL, NULL, text_config
-        FROM document_pages JOIN documents_in USING (document_id)
+        SELECT text, NULL, NULL, NULL, text_config
+        FROM document_pages JOIN documents ON documents.id = document_id
         WHERE document_id = parent_id AND document_pages.page = wanted.page
           AND document_pages.chunk_index = wanted.chunk_index
     ) AS chunks
     LEFT JOIN typed ON typed.config = chunks.text_config
     """  # noqa: S608 - its parts are the module's own
 )
-"""What is shown of ranked chunks, those that the viewer still has."""
+"""What is shown of chunks that were ranked; whose they are is looked at with their parents."""
 
 RESPELLINGS = text(
     f"""
