@@ -61,7 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     def dependencies(request: Request) -> Dependencies:
         backends = _state(request).backends
-        return Dependencies(backends.engine, backends.storage, backends.redis)
+        has_embedder = backends.embedder is not None
+        return Dependencies(backends.engine, backends.storage, backends.redis, has_embedder)
 
     app.router.routes += health_routes(dependencies, settings)
     install_middleware(app, settings, verifier)

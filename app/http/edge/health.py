@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from app.db.vectors import extensions
 from app.errors import Unauthenticated
 from app.observability import OPEN_JOBS, REGISTRY
 from app.settings import Settings
@@ -36,6 +37,7 @@ class Dependencies:
     engine: AsyncEngine
     storage: ObjectStore
     redis: Redis
+    has_embedder: bool
 
 
 def health_routes(
@@ -46,14 +48,19 @@ def health_routes(
     async def live(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def query(engine: AsyncEngine) -> None:
-        async with engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
-
     async def ready(request: Request) -> Response:
         parts = dependencies(request)
+        search = "KEYWORD"
+
+        async def ask_database() -> None:
+            nonlocal search
+            async with parts.engine.connect() as connection:
+                able = await extensions(connection)
+            if parts.has_embedder and able.vectors:
+                search = "HYBRID"
+
         checks = {
-            "database": query(parts.engine),
+            "database": ask_database(),
             "storage": parts.storage.check(),
             "redis": parts.redis.ping(),
         }
@@ -61,7 +68,7 @@ def health_routes(
         failed = {name for name, works in zip(checks, work, strict=True) if not works}
         status = "unavailable" if failed & _NEEDED else "degraded" if failed else "ok"
         told = {name: "down" if name in failed else "ok" for name in checks}
-        body = {"status": status, "checks": told}
+        body = {"status": status, "checks": told, "search": search}
         return JSONResponse(body, status_code=503 if status == "unavailable" else 200)
 
     async def metrics(request: Request) -> Response:

@@ -24,7 +24,7 @@ from app.db.vectors import extensions
 from app.domain import JobKind, JobState, SummarySource, TranscriptionStatus
 from app.embedder.embedder import Embedder, EmbedderFailed
 from app.embedder.keywords import keywords
-from app.errors import LeaseLost, StorageError
+from app.errors import StorageError
 from app.ingest.sandbox.run import ChildKilled
 from app.llm.client import LanguageModel
 from app.passages.central import central_sentences
@@ -183,8 +183,9 @@ class Indexing(JobHandler):
             query = select(Transcription).where(Transcription.id == lease.subject_id)
             row = await session.scalar(query.with_for_update())
             await ledger.require_lease(session, lease)
-            if row is None:
-                raise LeaseLost
+            if row is None:  # Deleted meanwhile.
+                await ledger.finish(session, lease)
+                return JobState.DONE
             config = await config_of_language(session, read.language)
             old = TranscriptionChunk.transcription_id == row.id
             # What a language model has said of a chunk holds for the same text.
@@ -212,8 +213,9 @@ class Indexing(JobHandler):
             query = select(Document).where(Document.id == lease.subject_id)
             row = await session.scalar(query.with_for_update())
             await ledger.require_lease(session, lease)
-            if row is None:
-                raise LeaseLost
+            if row is None:  # Deleted meanwhile.
+                await ledger.finish(session, lease)
+                return JobState.DONE
             config = await config_of_text(session, chunks.text)
             await session.execute(delete(DocumentPage).where(DocumentPage.document_id == row.id))
             await _insert(session, DocumentPage, chunks, config, _PAGE_VECTORS)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.applications import Starlette
 
@@ -88,7 +89,7 @@ async def test_readiness(
 ) -> None:
     parts = {"engine": engine, "redis": redis, "storage": storage}
     parts |= {name: nowhere[name] for name in down}
-    async with served(Dependencies(**parts), DEVELOPMENT) as client:
+    async with served(Dependencies(**parts, has_embedder=True), DEVELOPMENT) as client:
         response = await client.get("/health/ready")
         assert (await client.head("/health/ready")).status_code == status
         live = await client.get("/health/live")
@@ -100,12 +101,28 @@ async def test_readiness(
         "checks": {
             name: "down" if name in failed else "ok" for name in ("database", "storage", "redis")
         },
+        "search": "KEYWORD" if "engine" in down else "HYBRID",
     }
     assert (live.status_code, live.json()) == (200, {"status": "ok"})
 
 
+async def test_readiness_tells_where_search_goes_by_words_alone(
+    engine: AsyncEngine, redis: Redis, storage: ObjectStore
+) -> None:
+    async def told(*, has_embedder: bool) -> Any:
+        parts = Dependencies(engine, storage, redis, has_embedder)
+        async with served(parts, DEVELOPMENT) as client:
+            return (await client.get("/health/ready")).json()["search"]
+
+    assert await told(has_embedder=True) == "HYBRID"
+    assert await told(has_embedder=False) == "KEYWORD"
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE transcription_vectors"))
+    assert await told(has_embedder=True) == "KEYWORD"
+
+
 async def test_metrics_in_development(nowhere: dict[str, Any]) -> None:
-    async with served(Dependencies(**nowhere), DEVELOPMENT) as client:
+    async with served(Dependencies(**nowhere, has_embedder=True), DEVELOPMENT) as client:
         await client.get("/health/live")
         await client.get("/somewhere/else?signature=x")
         response = await client.get("/metrics")
@@ -148,13 +165,13 @@ async def test_metrics_in_production(
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     settings = production(metrics_token=METRICS_TOKEN)
-    async with served(Dependencies(**nowhere), settings) as client:
+    async with served(Dependencies(**nowhere, has_embedder=True), settings) as client:
         response = await client.get("/metrics", headers=headers)
     assert response.status_code == status
     assert ("studybuddy" in response.text) == (status == 200)
 
 
 async def test_without_a_metrics_token_nobody_reads_them(nowhere: dict[str, Any]) -> None:
-    async with served(Dependencies(**nowhere), production()) as client:
+    async with served(Dependencies(**nowhere, has_embedder=True), production()) as client:
         for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer None"}):
             assert (await client.get("/metrics", headers=headers)).status_code == 401
