@@ -107,10 +107,9 @@ _BY_WORDS = """
         WHERE search @@ typed.query
     ),
     found AS (
-        SELECT *, CAST(0 AS float) AS nearness,
-               row_number() OVER (ORDER BY rank DESC, parent_id, page, chunk_index) AS place
+        SELECT *, CAST(0 AS float) AS nearness
         FROM (SELECT * FROM found_lectures UNION ALL SELECT * FROM found_pages) AS both_kinds
-        ORDER BY place LIMIT :ranked
+        ORDER BY rank DESC, parent_id, page, chunk_index LIMIT :ranked
     )
 """
 
@@ -137,11 +136,10 @@ _BY_MEANING = """
         WHERE embedder = :embedder
     ),
     found AS (
-        SELECT *, 1 - distance AS nearness,
-               row_number() OVER (ORDER BY distance, parent_id, page, chunk_index) AS place
+        SELECT *, 1 - distance AS nearness
         FROM (SELECT * FROM near_lectures UNION ALL SELECT * FROM near_pages) AS both_kinds
         WHERE distance <= :farthest
-        ORDER BY place LIMIT :ranked
+        ORDER BY distance, parent_id, page, chunk_index LIMIT :ranked
     )
 """
 
@@ -166,13 +164,12 @@ _BY_MEANING_INDEXED = """
         ORDER BY embedding <=> (SELECT embedding FROM meant) LIMIT :ranked
     ),
     found AS (
-        SELECT *, 1 - distance AS nearness,
-               row_number() OVER (ORDER BY distance, parent_id, page, chunk_index) AS place
+        SELECT *, 1 - distance AS nearness
         FROM (SELECT lecture_id, near_lectures.* FROM near_lectures
               JOIN lectures_in ON transcription_id = parent_id
               UNION ALL SELECT CAST(NULL AS uuid), near_pages.* FROM near_pages) AS both_kinds
         WHERE distance <= :farthest
-        ORDER BY place LIMIT :ranked
+        ORDER BY distance, parent_id, page, chunk_index LIMIT :ranked
     )
 """
 _BY_WORDS_INDEXED = _BY_WORDS.replace(
@@ -193,21 +190,23 @@ INDEXED_SETTINGS = (
 )
 
 
-def _ranking(*parts: str) -> TextClause:
-    with_parts = ",".join((SCOPE, *parts))
-    return text(f"WITH {with_parts} SELECT * FROM found ORDER BY place")  # noqa: S608
+def _ranking(by: str, *parts: str) -> TextClause:
+    return text(
+        f"WITH {','.join((SCOPE, *parts))}"  # noqa: S608 - its parts are the module's own
+        f" SELECT * FROM found ORDER BY {by} DESC, parent_id, page, chunk_index"
+    )
 
 
-BY_WORDS = _ranking(_QUERIES, _BY_WORDS)
+BY_WORDS = _ranking("rank", _QUERIES, _BY_WORDS)
 """Rank the viewer's chunks that have the words, the best first: at most ``:ranked``.
 
 A row has ``lecture_id`` (null for a page's), ``parent_id`` (a transcription, a document), ``page``,
 ``chunk_index`` and ``nearness``.
 """
-BY_MEANING = _ranking(_BY_MEANING)
+BY_MEANING = _ranking("nearness", _BY_MEANING)
 """Likewise those whose meaning is near, by how near it is (the cosine)."""
-BY_WORDS_INDEXED = _ranking(_QUERIES, _BY_WORDS_INDEXED)
-BY_MEANING_INDEXED = _ranking(_BY_MEANING_INDEXED)
+BY_WORDS_INDEXED = _ranking("rank", _QUERIES, _BY_WORDS_INDEXED)
+BY_MEANING_INDEXED = _ranking("nearness", _BY_MEANING_INDEXED)
 
 
 _MARKED = (
