@@ -16,7 +16,7 @@ from app.auth.viewer import Viewer
 from app.backends import Backends
 from app.loaders import Loaders
 from app.services.kernel.quotas import Allowance, Usage
-from app.services.transcripts.text import READS_AT_ONCE, TranscriptText
+from app.services.transcripts.text import READS_AT_ONCE, READS_AT_ONCE_OF_ONE, TranscriptText
 from app.settings import Settings
 
 QUERIES_AT_ONCE = 4
@@ -33,6 +33,9 @@ class AppState:
     _turns: WeakValueDictionary[UUID, asyncio.Semaphore] = field(
         default_factory=WeakValueDictionary, init=False
     )
+    _own_text_turns: WeakValueDictionary[UUID, asyncio.Semaphore] = field(
+        default_factory=WeakValueDictionary, init=False
+    )
 
     text_turns: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(READS_AT_ONCE), init=False
@@ -42,6 +45,10 @@ class AppState:
     def turns_of(self, viewer: Viewer) -> asyncio.Semaphore:
         """Return what all queries of the viewer take turns at, for as long as there are any."""
         return self._turns.setdefault(viewer.id, asyncio.Semaphore(QUERIES_AT_ONCE))
+
+    def text_turns_of(self, viewer: Viewer) -> asyncio.Semaphore:
+        """Return what the viewer's readings of transcripts take turns at, before all readings."""
+        return self._own_text_turns.setdefault(viewer.id, asyncio.Semaphore(READS_AT_ONCE_OF_ONE))
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,10 @@ class GraphQLContext:
 
     def text_of(self, storage_key: str | None) -> TranscriptText:
         """Return what reads a transcription's text where it is asked for."""
-        return TranscriptText(self.app.backends.storage, self.app.text_turns, storage_key)
+        own_turns = self.app.text_turns_of(self.viewer)
+        return TranscriptText(
+            self.app.backends.storage, own_turns, self.app.text_turns, storage_key
+        )
 
     def sign_file(self, kind: str, item_id: UUID, ttl_seconds: int) -> tuple[str, int]:
         """Return the query of a signed link of the viewer's, and when it ends (since the epoch)."""

@@ -306,6 +306,27 @@ async def test_what_is_cancelled_or_unlinked_leaves_no_file(
         assert service.stored() == set()
 
 
+async def test_what_has_failed_leaves_no_file_whatever_the_reason(
+    service_settings: Settings, simulator: PanoptoSimulator, tmp_path: Path
+) -> None:
+    content = make_audio(tmp_path / "a.mp3", 5, "libmp3lame").read_bytes()
+    changed = {"download_timeout_seconds": 0.001}
+    hasty = load_settings(**(service_settings.model_dump(exclude_unset=True) | changed))
+    async with running_service(service_settings, simulator, worker=False) as service:
+        ada = service.user("ada")
+        id_ = (await upload(ada, service.course, content, "a.mp3"))["lecture"]["id"]
+        async with running_worker(hasty):
+            lecture = await ada.until(id_, "COMPLETED", "FAILED")
+            assert lecture["failure"] == "TIMEOUT"
+            await wait_until(lambda: service.stored() == set(), "nothing is left")
+        assert (await ada.run(STORED))["storedBytes"] == 0
+        assert (await ada.run(RETRY, id=id_))["__typename"] == "ConflictError"
+        again = await upload(ada, service.course, content, "a.mp3")
+        assert (again["created"], again["lecture"]["id"]) == (False, id_)
+        async with running_worker(service_settings):
+            assert (await ada.until(id_, "COMPLETED", "FAILED"))["status"] == "COMPLETED"
+
+
 async def test_a_file_that_is_gone_is_told_and_sent_again(
     service_settings: Settings, simulator: PanoptoSimulator, tmp_path: Path
 ) -> None:

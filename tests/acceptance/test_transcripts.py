@@ -191,6 +191,29 @@ async def test_cancelling_ends_it_at_once_and_it_can_be_asked_for_again(
     assert (await ended(ada, id_))["status"] == "COMPLETED"
 
 
+async def test_accepted_requests_alone_are_counted(
+    speech_settings: Settings,
+    simulator: PanoptoSimulator,
+    spoken_mp4: Path,  # noqa: F811
+) -> None:
+    changed = {"rate_limit_transcriptions": "1/hour"}
+    limited = load_settings(**(speech_settings.model_dump(exclude_unset=True) | changed))
+    async with running_service(limited, simulator) as service:
+        ada, ben = service.user("ada"), service.user("ben")
+        lecture_id = await spoken_lecture(service, ada, spoken_mp4)
+        assert (await request(ben, lecture_id))["__typename"] == "NotFoundError"
+        failed = await ben.request(
+            service.course, service.simulator.viewer_url(Recording(spoken_mp4))
+        )
+        await ben.until(failed["lecture"]["id"], "FAILED")
+        assert (await request(ben, failed["lecture"]["id"]))["__typename"] == "ConflictError"
+        await ben.request(service.course, (await ada.lecture(lecture_id))["panoptoUrl"])
+        assert (await request(ben, lecture_id))["created"]
+        refused = await request(ben, lecture_id, language="en")
+        assert refused["__typename"] == "RateLimitedError"
+        assert await ben.run("{ transcriptions { totalCount } }") == {"totalCount": 1}
+
+
 async def test_what_cannot_be_asked_for(
     quiet: Service,
     spoken_mp4: Path,  # noqa: F811

@@ -187,6 +187,18 @@ def test_the_services_own_lists_have_room_for_every_use() -> None:
     assert "20000 fields" in _refusal("{ " + many.replace("{0}", "(first: 100)") + " }", checker)
 
 
+def test_whole_transcripts_count_as_many_fields() -> None:
+    checker = DocumentChecker(studybuddy._schema, introspection=False)
+    page = "{{ transcriptions(first: {0}) {{ nodes {{ id {1} }} }} }}"
+    export = "export(format: VTT)"
+    checker.check(page.format(50, export))
+    checker.check(page.format(10, " ".join(f"x{n}: {export}" for n in range(4))))
+    checker.check(page.format(100, "text"))
+    spread = page.format(100, "...f") + f" fragment f on Transcription {{ {export} }}"
+    for query in (page.format(100, export), spread):
+        assert "20000 fields" in _refusal(query, checker)
+
+
 def test_fragments_do_not_hide_a_pages_cost() -> None:
     spread = "{ page(first: 100) { ...f } } fragment f on Query { page(first: 100) { ...g } } "
     CHECKER.check(spread + "fragment g on Query { id }")

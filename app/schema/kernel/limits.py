@@ -50,6 +50,9 @@ MAX_REPEATS = 100
 MAX_LIST_COST = 20_000
 """Fields of an answer, each list's counted as often as its page is long."""
 
+_LIST_COSTS = {("Transcription", "export"): 300}
+"""Fields that cost as much as so many others: a whole transcript is read and written each time."""
+
 MAX_VARIABLE_VALUES = 10_000
 """In all variables together, lists and objects included: each may cost an error of its own."""
 
@@ -217,13 +220,14 @@ class _Meter:
             if selection.name.value in _INTROSPECTION_ROOTS:
                 inside = replace(inside, depth=0)
             pages = _page_size(selection, field)
+            own_cost = _LIST_COSTS.get((parent.name, selection.name.value), 1) if parent else 1
             return _Cost(
                 inside.depth + 1,
                 inside.aliases + (selection.alias is not None),
                 inside.fields + 1,
                 inside.directives + own,
                 inside.repeats,
-                min(1 + inside.listed * pages, MAX_LIST_COST + 1),
+                min(own_cost + inside.listed * pages, MAX_LIST_COST + 1),
             )
         inside = _FREE
         if isinstance(selection, FragmentSpreadNode):

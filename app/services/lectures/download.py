@@ -55,9 +55,6 @@ log = structlog.get_logger()
 RETRIED = "retried"
 _RECOVERY_SECONDS = 1.0
 _TIDY_SECONDS = 4.0
-_IN_THE_FILE = frozenset(
-    {LectureFailure.NO_AUDIO, LectureFailure.TRUNCATED, LectureFailure.SOURCE_NOT_FOUND}
-)
 
 
 @dataclass(slots=True)
@@ -342,8 +339,7 @@ class LectureDownloads(JobHandler):
         async with self._work.begin() as unit:
             lecture = await self._locked(unit, lease)
             states.fail(lecture, failure.failure, failure.message)
-            # Another try would find the same in it.
-            garbage = states.forget_upload(lecture) if failure.failure in _IN_THE_FILE else []
+            garbage = states.forget_upload(lecture)
             async with kept_alive(unit.session), _left_to_the_sweep():
                 await self._discard(lease, lecture.attempt)
             await self._announce(unit, lecture.id)

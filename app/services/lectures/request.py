@@ -123,7 +123,7 @@ async def retry_download(
         lecture = await lock_lecture(unit.session, viewer, lecture_id)
         if lecture.status is not LectureStatus.FAILED:
             raise Conflict("Only a lecture that has failed can be tried again.")
-        if lecture.source is LectureSource.UPLOAD and lecture.upload_storage_key is None:
+        if lecture.source is LectureSource.UPLOAD:
             raise Conflict("The uploaded file is gone: upload it again.")
         await allowance.spend(Quota.DOWNLOADS)
         states.queue_again(lecture)

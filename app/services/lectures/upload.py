@@ -109,7 +109,7 @@ async def _record(
 ) -> tuple[RequestedLecture, bool]:
     """Make or find the row and link the viewer; return whether the new object is the row's.
 
-    One that has FAILED is worked on again, with these bytes: its own may be gone.
+    One that has FAILED is worked on again, with these bytes: its own are gone.
     """
     async with work.begin() as unit:
         await ensure_user(unit.session, viewer)

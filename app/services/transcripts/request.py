@@ -64,18 +64,19 @@ async def request_transcription(
     """
     model = _checked_model(transcriber, request.model)
     language = _checked_language(transcriber, model, request.language)
-    await allowance.spend(Quota.TRANSCRIPTIONS)
     async with work.begin() as unit:
         lecture = await lock_lecture(unit.session, viewer, request.lecture_id)
-        await ensure_user(unit.session, viewer)
         row = await unit.session.scalar(_of(lecture.id, model.name, language))
+        is_heard = row is not None and row.status is not TranscriptionStatus.FAILED
+        if not is_heard and lecture.audio_storage_key is None:
+            raise Conflict("The lecture has no audio to transcribe.")
+        await allowance.spend(Quota.TRANSCRIPTIONS)
+        await ensure_user(unit.session, viewer)
         created = row is None
         if row is None:
-            _require_audio(lecture)
             row = add(unit.session, lecture.id, viewer.id, model, language)
             await unit.session.flush()
         elif row.status is TranscriptionStatus.FAILED:
-            _require_audio(lecture)
             states.queue_again(row)
             row.requested_by = viewer.id
         if row.status is TranscriptionStatus.PENDING:
@@ -227,8 +228,3 @@ def _checked_language(
         message = f"The model {model.name} cannot be told to hear this language."
         raise InvalidInput.at("language", message, FieldErrorCode.UNSUPPORTED)
     return primary_tag(language)
-
-
-def _require_audio(lecture: Lecture) -> None:
-    if lecture.audio_storage_key is None:
-        raise Conflict("The lecture has no audio to transcribe.")

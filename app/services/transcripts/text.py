@@ -8,13 +8,16 @@ from typing import TypeVar
 from app.domain import TranscriptFormat
 from app.errors import ObjectNotFound
 from app.services.kernel.keyset import Page, decode_number, make_page, number_key, page_size
-from app.services.transcripts.payload import load
+from app.services.transcripts.payload import load_bytes
 from app.storage.protocol import ObjectStore
 from app.transcript.exports import to_srt, to_txt, to_vtt
 from app.transcript.model import Transcript
+from app.transcript.payload import from_json
 
 READS_AT_ONCE = 4
 """Of all answers of a process: each holds a whole transcript while it is parsed."""
+READS_AT_ONCE_OF_ONE = 2
+"""Of one user's: a long list that one asks for holds up nobody else."""
 Part = TypeVar("Part")
 
 _WRITERS = {
@@ -28,9 +31,14 @@ class TranscriptText:
     """The text of one transcription in one answer; ``storage_key`` is None until COMPLETED."""
 
     def __init__(
-        self, storage: ObjectStore, turns: asyncio.Semaphore, storage_key: str | None
+        self,
+        storage: ObjectStore,
+        own_turns: asyncio.Semaphore,
+        turns: asyncio.Semaphore,
+        storage_key: str | None,
     ) -> None:
         self._storage = storage
+        self._own_turns = own_turns
         self._turns = turns
         self._key = storage_key
         self._loading: asyncio.Task[Transcript | None] | None = None
@@ -46,30 +54,32 @@ class TranscriptText:
 
     async def export(self, form: TranscriptFormat) -> str | None:
         """Return the transcript in that form; None where there is none (any more)."""
-        async with self._turns:
-            found = await self._read()
-            if found is None:
+        async with self._own_turns, self._turns:
+            content = await self._read()
+            if content is None:
                 return None
-            payload, transcript = found
             if form is TranscriptFormat.JSON:
-                return payload.decode()
-            return await asyncio.to_thread(_WRITERS[form], transcript)
+                return content.decode()
+            return await asyncio.to_thread(lambda: _WRITERS[form](from_json(content)))
 
     async def _load(self) -> Transcript | None:
-        async with self._turns:
-            found = await self._read()
-            if found is None:
-                return None
-            segments = tuple(replace(segment, words=()) for segment in found[1].segments)
-            return replace(found[1], segments=segments)
+        async with self._own_turns, self._turns:
+            content = await self._read()
+            return None if content is None else await asyncio.to_thread(_without_words, content)
 
-    async def _read(self) -> tuple[bytes, Transcript] | None:
+    async def _read(self) -> bytes | None:
         if self._key is None:
             return None
         try:
-            return await load(self._storage, self._key)
+            return await load_bytes(self._storage, self._key)
         except ObjectNotFound:  # Deleted a moment ago.
             return None
+
+
+def _without_words(payload: bytes) -> Transcript:
+    transcript = from_json(payload)
+    segments = tuple(replace(segment, words=()) for segment in transcript.segments)
+    return replace(transcript, segments=segments)
 
 
 def page_of(parts: Sequence[Part], first: int | None, after: str | None) -> Page[tuple[int, Part]]:
