@@ -120,7 +120,7 @@ class LectureQueries:
         await context.allowance.spend(Quota.PREVIEWS)
         async with context.session() as session:
             own = await preview.own_lecture(session, context.viewer, identity)
-        found = await previews.look(url, identity)
+        found = await previews.look(context.viewer, url, identity)
         return LinkPreview(
             platform=found.platform,
             title=found.title,

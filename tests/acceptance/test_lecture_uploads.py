@@ -445,6 +445,36 @@ async def test_links_that_lead_to_no_lecture_are_refused(service: Service, media
     assert bad["fieldErrors"] == [{"path": ["url"]}]
 
 
+async def test_slow_links_of_one_user_hold_up_nobody_else(
+    service_settings: Settings, simulator: PanoptoSimulator, recording: Recording
+) -> None:
+    asked, done = asyncio.Queue[None](), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait(None)
+        await done.wait()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    slow = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    allowed = (*service_settings.fetch_allowed_private_hosts, slow)
+    changed = {"fetch_allowed_private_hosts": allowed}
+    settings = load_settings(**(service_settings.model_dump(exclude_unset=True) | changed))
+    async with server, running_service(settings, simulator, worker=False) as service:
+        ada, ben = service.user("ada"), service.user("ben")
+        looks = [
+            asyncio.create_task(ada.run(PREVIEW, url=f"http://{slow}/{number}.mp4"))
+            for number in range(6)
+        ]
+        for _ in range(2):
+            await asyncio.wait_for(asked.get(), 30)
+        seen = await ben.run(PREVIEW, url=service.simulator.viewer_url(recording))
+        assert (seen["__typename"], seen["title"]) == ("LinkPreview", "Photosynthesis")
+        assert not any(look.done() for look in looks)
+        done.set()
+        assert {look["failure"] for look in await asyncio.gather(*looks)} == {"NETWORK"}
+
+
 async def test_looks_are_limited(
     service_settings: Settings, simulator: PanoptoSimulator, recording: Recording
 ) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 from typing import Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +20,8 @@ from app.services.lectures.read import get_lecture
 
 PREVIEWS_AT_ONCE = 4
 """In a process: each may hold a child and a connection."""
+_PREVIEWS_AT_ONCE_OF_ONE = 2
+"""Of one user: slow links that one pastes hold up nobody else's."""
 _SECONDS = 20.0
 
 
@@ -51,6 +54,7 @@ class Previews:
         self._resolver = resolver
         self._panopto_hosts = panopto_hosts
         self._turns = asyncio.Semaphore(PREVIEWS_AT_ONCE)
+        self._own_turns: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
 
     def identity_of(self, url: str) -> SourceIdentity:
         """Return which recording the URL names, or raise `InvalidInput` for the argument."""
@@ -60,11 +64,13 @@ class Previews:
             problem = error.problems[0]
             raise InvalidInput(FieldProblem(("url",), problem.message, problem.code)) from None
 
-    async def look(self, url: str, identity: SourceIdentity) -> Preview:
+    async def look(self, viewer: Viewer, url: str, identity: SourceIdentity) -> Preview:
         """Return what the link is within 20 s, or raise `IngestFailed` with why it is refused."""
+        turns_of_one = asyncio.Semaphore(_PREVIEWS_AT_ONCE_OF_ONE)
+        own_turns = self._own_turns.setdefault(viewer.id, turns_of_one)
         request = LectureRequest(uuid4(), url.strip(), identity.session_id, None)
         try:
-            async with asyncio.timeout(_SECONDS), self._turns:
+            async with asyncio.timeout(_SECONDS), own_turns, self._turns:
                 found = await self._resolver.resolve(request)
                 if found.platform == "direct":  # Nobody was asked: its name told all.
                     await self._resolver.require_reachable(found.media[0])
