@@ -7,11 +7,14 @@ with the queue, and among more users than that the lot decides.  Jobs that were 
 index of their own, by time, so that whoever waits for later hides nobody; of those whose time has
 come, the first ``:put_off`` take part.
 
-No user has more than ``:most_per_user`` of a claim's kinds run at once, by what this claim sees.
+No user has more than ``:most_per_user`` of a claim's kinds run at once, by what this claim sees;
+nobody's own work (`NOBODY`) has no such bound.
 
 What an ended worker left behind goes first: a job whose lease was ended (`ledger.end_leases`), once
 its time has come.
 """
+
+from app.db.models import NOBODY
 
 NEVER_PUT_OFF = "state = 'queued' AND run_at <= created_at"
 _PUT_OFF = "state = 'queued' AND run_at > created_at"
@@ -53,15 +56,16 @@ WITH RECURSIVE waiting AS (
     WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until >= now()
     GROUP BY kind, user_id
 ), due AS (
-    SELECT id, run_at AS since, false AS left_behind, coalesce(busy.jobs, 0)
+    SELECT id, user_id, run_at AS since, false AS left_behind, coalesce(busy.jobs, 0)
            + row_number() OVER (PARTITION BY kind, user_id ORDER BY run_at, id) AS turn
     FROM found LEFT JOIN busy USING (kind, user_id)
     UNION ALL
-    SELECT id, updated_at, true, 0 FROM jobs
+    SELECT id, user_id, updated_at, true, 0 FROM jobs
     WHERE state = 'running' AND kind = ANY(:kinds) AND lease_until = to_timestamp(0)
       AND run_at <= now()
 ), candidates AS (
-    SELECT * FROM due WHERE turn <= :most_per_user ORDER BY turn, since LIMIT :jobs
+    SELECT * FROM due WHERE turn <= :most_per_user OR user_id = '{NOBODY}'
+    ORDER BY turn, since LIMIT :jobs
 ), recovered AS (
     SELECT jobs.id FROM jobs JOIN candidates USING (id)
     WHERE left_behind AND jobs.state = 'running' AND jobs.lease_until = to_timestamp(0)

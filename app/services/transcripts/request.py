@@ -143,9 +143,14 @@ def add(
 
 
 async def enqueue(unit: UnitOfWork, row: Transcription, user_id: UUID | None) -> None:
-    """Open the job in this transaction, and ring after it."""
+    """Open the job in this transaction, and ring after it.
+
+    One that is open already need not wait behind all that is transcribed for nobody.
+    """
     if await ledger.open_job(unit.session, JobKind.TRANSCRIBE, row.id, user_id):
         unit.ring()
+    elif user_id is not None:
+        await ledger.move_up(unit.session, JobKind.TRANSCRIBE, row.id, user_id)
 
 
 async def stop_jobs(unit: UnitOfWork, transcription_ids: list[UUID]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db import ledger
 from app.db.ledger import Held, Lease
-from app.db.models import Job
+from app.db.models import NOBODY, Job
 from app.domain import JobKind, JobState
 from app.errors import LeaseLost
 from tests.support.wait import wait_until
@@ -236,6 +236,22 @@ async def test_who_waits_for_later_hides_nobody(sessions: Sessions) -> None:
             await session.execute(_MAKE_QUEUE, queue_of)
     modest = await queue(sessions, uuid4())
     assert modest in {lease.subject_id for lease in await claim(sessions, 2)}
+
+
+async def test_no_user_has_more_at_once_than_is_allowed(sessions: Sessions) -> None:
+    ann, bob = uuid4(), uuid4()
+    for user_id, count in ((ann, 5), (bob, 1), (None, 4)):
+        for _ in range(count):
+            await queue(sessions, user_id)
+    leases = await claim(sessions, most_per_user=3)
+    users = [await _user_of(sessions, lease.subject_id) for lease in leases]
+    assert (users.count(ann), users.count(bob), users.count(NOBODY)) == (3, 1, 4)
+    assert await claim(sessions, most_per_user=3) == []
+    mine = next(lease for lease, user in zip(leases, users, strict=True) if user == ann)
+    async with sessions.begin() as session:
+        await ledger.finish(session, mine)
+    (next_lease,) = await claim(sessions, most_per_user=3)
+    assert await _user_of(sessions, next_lease.subject_id) == ann
 
 
 async def test_what_was_put_off_takes_its_users_turn(sessions: Sessions) -> None:
