@@ -245,6 +245,27 @@ def tracks(*names: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("tag", "language"),
+    [
+        ("en_US", "en-US"),
+        ("zh-Hant-TW", "zh-Hant-TW"),
+        ("en-x-autogen", "en-x-autogen"),
+        ("en-ehkg1hFWq8A", "en"),
+        ("en-US-ehkg1hFWq8A", "en-US"),
+        ("English", None),
+        ("", None),
+        ("e\0n", None),
+        ("en\0", "en"),
+        ("\ud800", None),
+    ],
+)
+def test_a_language_is_a_tag_of_bcp_47_or_none(tag: str, language: str | None) -> None:
+    """Whatever else a site calls it has no place in a row, and is no reason to fail."""
+    (found,) = captions_of({"subtitles": tracks(tag)}, lambda _: None)
+    assert found["language"] == language
+
+
+@pytest.mark.parametrize(
     ("info", "expected"),
     [
         ({}, []),

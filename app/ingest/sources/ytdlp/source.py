@@ -74,7 +74,7 @@ class _Medium(_Wire):
 
 class _Captions(_Wire):
     url: _Url
-    language: str
+    language: str | None
     cookie_header: str | None
 
 

@@ -4,6 +4,7 @@ Those that people wrote come before automatic ones, the recording's language bef
 before SRT.  Automatic ones in another language are translations, and left out.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ _READ = ("vtt", "srt")
 _MOST = 3
 _ORIGINAL = "-orig"
 _MAX_LANGUAGE_CHARACTERS = 35
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8}\b)*(?![a-z0-9])", re.IGNORECASE | re.ASCII)
 
 Tracks = dict[str, Any]
 
@@ -36,7 +38,7 @@ def captions_of(
     ]
 
 
-def _files(tracks: Tracks, tags: list[str]) -> Iterator[tuple[str, str]]:
+def _files(tracks: Tracks, tags: list[str]) -> Iterator[tuple[str, str | None]]:
     """Yield the best file of each language, and the language's tag."""
     for tag in tags:
         if len(tag) > _MAX_LANGUAGE_CHARACTERS:
@@ -44,7 +46,13 @@ def _files(tracks: Tracks, tags: list[str]) -> Iterator[tuple[str, str]]:
         files = lenient.objects(tracks[tag], most=50)
         known = [each for each in files if _is_readable(each)]
         for best in sorted(known, key=lambda each: _READ.index(each["ext"]))[:1]:
-            yield best["url"], tag.removesuffix(_ORIGINAL)
+            yield best["url"], _language(tag)
+
+
+def _language(tag: str) -> str | None:
+    """Return what of a site's tag is one of BCP 47: some go on with a name; None if nothing is."""
+    found = _LANGUAGE.match(tag.removesuffix(_ORIGINAL).replace("_", "-"))
+    return found[0] if found else None
 
 
 def _is_readable(each: dict[str, Any]) -> bool:
